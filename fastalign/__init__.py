@@ -1,0 +1,1 @@
+"""Fused kernels for learning without backpropagation, as ordinary PyTorch layers."""

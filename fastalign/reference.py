@@ -1,0 +1,347 @@
+"""The definition of correct: every kernel of fastalign in plain, readable PyTorch.
+
+Each function has the name and the arguments of its op `torch.ops.fastalign.<name>`, and is that op's kernel wherever there
+is no native one. Half-precision inputs are computed in float32; results come back in the dtype of the inputs.
+
+Shapes: N samples, C classes (the width of the signal), H units of the layer, K inputs of the layer. A feature map of shape
+(N, Co, Ho, Wo) has H = Co·Ho·Wo units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastalign.activations import Activation
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """The tensor in the dtype that sums are taken in: float32, or float64 where it already is."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _f(a: Tensor, activation: int) -> Tensor:
+    """h = f(a)."""
+    match Activation(activation):
+        case Activation.IDENTITY:
+            return a
+        case Activation.TANH:
+            return torch.tanh(a)
+        case Activation.LOGISTIC:
+            return torch.sigmoid(a)
+        case Activation.RELU:
+            return torch.relu(a)
+        case Activation.LEAKY_RELU:
+            return F.leaky_relu(a, 0.01)
+        case Activation.ELU:
+            return F.elu(a)
+        case Activation.SOFTPLUS:
+            return F.softplus(a)
+        case Activation.SILU:
+            return F.silu(a)
+        case Activation.GELU:
+            return F.gelu(a)
+
+
+def _derivative(a: Tensor, activation: int) -> Tensor:
+    """f′(a), from the preactivation."""
+    one = torch.ones_like(a)
+    match Activation(activation):
+        case Activation.IDENTITY:
+            return one
+        case Activation.TANH:
+            return 1 - torch.tanh(a) ** 2
+        case Activation.LOGISTIC:
+            h = torch.sigmoid(a)
+            return h * (1 - h)
+        case Activation.RELU:
+            return torch.where(a <= 0, 0 * one, one)
+        case Activation.LEAKY_RELU:
+            return torch.where(a > 0, one, 0.01 * one)
+        case Activation.ELU:
+            return torch.where(a <= 0, torch.exp(a), one)
+        case Activation.SOFTPLUS:
+            return torch.sigmoid(a)
+        case Activation.SILU:
+            logistic = torch.sigmoid(a)
+            return logistic * (1 + a * (1 - logistic))
+        case Activation.GELU:
+            density = torch.exp(-0.5 * a * a) / math.sqrt(2 * math.pi)
+            return 0.5 * (1 + torch.erf(a / math.sqrt(2))) + a * density
+
+
+def _derivative_from_output(h: Tensor, activation: int) -> Tensor:
+    """f′(a), from the output h = f(a)."""
+    one = torch.ones_like(h)
+    match Activation(activation):
+        case Activation.IDENTITY:
+            return one
+        case Activation.TANH:
+            return 1 - h * h
+        case Activation.LOGISTIC:
+            return h * (1 - h)
+        case Activation.RELU:
+            return torch.where(h <= 0, 0 * one, one)
+        case Activation.LEAKY_RELU:
+            return torch.where(h > 0, one, 0.01 * one)
+        case Activation.ELU:
+            return torch.where(h <= 0, h + 1, one)
+        case Activation.SOFTPLUS:
+            return -torch.expm1(-h)
+    raise ValueError(f"activation: {Activation(activation).name.lower()} has no derivative in terms of its output")
+
+
+def random_words(count: int, seed: Tensor) -> Tensor:
+    """`count` 32-bit words (as int64) of the counter-based generator Philox4x32-10: (count,).
+
+    Word i is output i mod 4 of counter (i div 4, 0) under the 64-bit key `seed`, so that any element can be drawn alone.
+    Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+    """
+    low = 0xFFFFFFFF
+    block = torch.arange((count + 3) // 4, dtype=torch.int64, device=seed.device)
+    c0, c1 = block & low, block >> 32
+    c2, c3 = torch.zeros_like(block), torch.zeros_like(block)
+    key = seed.reshape(())
+    k0, k1 = key & low, (key >> 32) & low
+    for _ in range(10):
+        product0, product1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = (
+            ((product1 >> 32) & low) ^ c1 ^ k0,
+            product1 & low,
+            ((product0 >> 32) & low) ^ c3 ^ k1,
+            product0 & low,
+        )
+        k0, k1 = (k0 + 0x9E3779B9) & low, (k1 + 0xBB67AE85) & low
+    return torch.stack((c0, c1, c2, c3), dim=1).reshape(-1)[:count]
+
+
+def dropout_factor(like: Tensor, p: float, seed: Tensor) -> Tensor:
+    """The factor of inverted dropout for each element: 0 with probability p, else 1/(1 − p). Elements count row-major."""
+    if p >= 1:
+        return torch.zeros_like(like)
+    kept = random_words(like.numel(), seed) >= round(p * 2**32)
+    return kept.to(like.dtype).reshape(like.shape) / (1 - p)
+
+
+def activation_forward(a: Tensor, activation: int, dropout: float, seed: Tensor | None) -> Tensor:
+    """h = f(a), then inverted dropout: like a."""
+    h = _f(_wide(a), activation)
+    if dropout > 0 and seed is not None:
+        h = h * dropout_factor(h, dropout, seed)
+    return h.to(a.dtype, memory_format=torch.contiguous_format, copy=True)
+
+
+def activation_backward(
+    signal: Tensor, kept: Tensor, activation: int, given_output: bool, dropout: float, seed: Tensor | None
+) -> Tensor:
+    """δ = s ⊙ f′(a) ⊙ dropout: like `kept`.
+
+    kept is the preactivation a, or with `given_output` what the layer put out: f(a) after dropout.
+    """
+    value, s = _wide(kept), _wide(signal).reshape(kept.shape)
+    if given_output:
+        if dropout > 0:
+            value = value * (1 - dropout)
+        delta = s * _derivative_from_output(value, activation)
+    else:
+        delta = s * _derivative(value, activation)
+    if dropout > 0 and seed is not None:
+        delta = delta * dropout_factor(delta, dropout, seed)
+    return delta.to(kept.dtype, memory_format=torch.contiguous_format, copy=True)
+
+
+def activation_difference(
+    a: Tensor, delta_a: Tensor, activation: int, dropout: float, seed: Tensor | None
+) -> Tensor:
+    """Δh = (f(a + Δa) − f(a)) ⊙ dropout: like a. The nonlinearity of PEPITA's second pass in the delta form."""
+    wide, delta = _wide(a), _wide(delta_a).reshape(a.shape)
+    difference = _f(wide + delta, activation) - _f(wide, activation)
+    if dropout > 0 and seed is not None:
+        difference = difference * dropout_factor(difference, dropout, seed)
+    return difference.to(a.dtype, memory_format=torch.contiguous_format)
+
+
+def feedback_term(
+    signal: Tensor,
+    feedback: Tensor,
+    kept: Tensor,
+    activation: int,
+    given_output: bool,
+    dropout: float,
+    seed: Tensor | None,
+) -> Tensor:
+    """δ = (s Bᵀ) ⊙ f′(a) ⊙ dropout, like `kept`: signal s (N, C), feedback B (H, C), kept (N, H) or (N, Co, Ho, Wo).
+
+    DFA: s = e. DRTP: s = y*. BP: s = δ of the layer above and B its Wᵀ. FA: likewise with its fixed matrix. IFA: s = δ of
+    the layer below and B = W.
+    """
+    projected = _wide(signal) @ _wide(feedback).T
+    return activation_backward(projected.reshape(kept.shape), kept, activation, given_output, dropout, seed)
+
+
+def feedback_terms(
+    signal: Tensor, feedback: Sequence[Tensor], kept: Sequence[Tensor], activation: int, given_output: bool
+) -> list[Tensor]:
+    """`feedback_term` of several layers under one signal: δ_l = (s B_lᵀ) ⊙ f′(a_l)."""
+    return [feedback_term(signal, b, k, activation, given_output, 0.0, None) for b, k in zip(feedback, kept, strict=True)]
+
+
+def linear_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: int,
+    dropout: float,
+    seed: Tensor | None,
+    keep_preactivation: bool,
+) -> tuple[Tensor, Tensor]:
+    """a = x Wᵀ + b and h = f(a) after dropout: (h, a), each (N, H); a is empty unless it is to be kept."""
+    wide_bias = None if bias is None else _wide(bias)
+    a = F.linear(_wide(x), _wide(weight), wide_bias).to(x.dtype)
+    h = activation_forward(a, activation, dropout, seed)
+    return h, a if keep_preactivation else a.new_empty(0)
+
+
+def linear_difference(
+    delta: Tensor, weight: Tensor, preactivation: Tensor, activation: int, dropout: float, seed: Tensor | None
+) -> Tensor:
+    """Δh_l = (f(a_l + Δh_{l−1} Wᵀ) − f(a_l)) ⊙ dropout, (N, H): a layer of PEPITA's second pass in the delta form.
+
+    delta Δh_{l−1} (N, K), weight (H, K). In the first layer delta = e (N, C) and weight = W_1 F (H, C).
+    """
+    delta_a = F.linear(_wide(delta), _wide(weight))
+    return activation_difference(preactivation, delta_a, activation, dropout, seed)
+
+
+def linear_update(post: Tensor, pre: Tensor, scale: float, with_bias: bool) -> tuple[Tensor, Tensor]:
+    """ΔW = scale · postᵀ pre (H, K) and Δb = scale · Σ post (H), empty without bias: post (N, H), pre (N, K)."""
+    wide_post = _wide(post)
+    weight_update = (scale * (wide_post.T @ _wide(pre))).to(post.dtype)
+    bias_update = (scale * wide_post.sum(0)).to(post.dtype) if with_bias else post.new_empty(0)
+    return weight_update, bias_update
+
+
+def dfa_linear_update(
+    error: Tensor, feedback: Tensor, kept: Tensor, x: Tensor, activation: int, given_output: bool
+) -> tuple[Tensor, Tensor]:
+    """ΔW = δᵀ x (H, K) and Δb = Σ δ (H) with δ = (e Bᵀ) ⊙ f′(a): error (N, C), feedback (H, C), kept (N, H), x (N, K)."""
+    delta = feedback_term(_wide(error), _wide(feedback), _wide(kept), activation, given_output, 0.0, None)
+    weight_update, bias_update = linear_update(delta, _wide(x), 1.0, True)
+    return weight_update.to(kept.dtype), bias_update.to(kept.dtype)
+
+
+def pepita_linear_update(h: Tensor, h_mod: Tensor, x_mod: Tensor) -> tuple[Tensor, Tensor]:
+    """ΔW = (h − h_mod)ᵀ x_mod / N (H, K) and Δb = Σ (h − h_mod) / N (H): h, h_mod (N, H), x_mod (N, K)."""
+    difference = _wide(h) - _wide(h_mod)
+    weight_update, bias_update = linear_update(difference, _wide(x_mod), 1 / max(h.shape[0], 1), True)
+    return weight_update.to(h.dtype), bias_update.to(h.dtype)
+
+
+def conv2d_update(
+    post: Tensor,
+    pre: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    scale: float,
+    with_bias: bool,
+) -> tuple[Tensor, Tensor]:
+    """ΔK = scale · Σ post ⊗ patch of pre, over samples and positions, and Δb = scale · Σ post (empty without bias).
+
+    post (N, Co, Ho, Wo), pre (N, Ci, Hi, Wi) → (Co, Ci / groups, kh, kw) and (Co).
+    """
+    wide_post, wide_pre = _wide(post), _wide(pre)
+    shape = (post.shape[1], pre.shape[1] // groups, *kernel_size)
+    if post.numel() == 0:
+        update = wide_post.new_zeros(shape)
+    else:
+        _, update, _ = torch.ops.aten.convolution_backward(
+            wide_post,
+            wide_pre,
+            wide_post.new_empty(1).expand(shape),
+            None,
+            stride,
+            padding,
+            dilation,
+            False,
+            [0, 0],
+            groups,
+            [False, True, False],
+        )
+    bias_update = (scale * wide_post.sum((0, 2, 3))).to(post.dtype) if with_bias else post.new_empty(0)
+    return (scale * update).to(post.dtype, memory_format=torch.contiguous_format), bias_update
+
+
+def dfa_conv2d_update(
+    error: Tensor,
+    feedback: Tensor,
+    kept: Tensor,
+    x: Tensor,
+    activation: int,
+    given_output: bool,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    """`conv2d_update` of δ = (e Bᵀ) ⊙ f′(a) and x: error (N, C), feedback (Co·Ho·Wo, C), kept (N, Co, Ho, Wo)."""
+    delta = feedback_term(_wide(error), _wide(feedback), _wide(kept), activation, given_output, 0.0, None)
+    update, bias_update = conv2d_update(delta, _wide(x), kernel_size, stride, padding, dilation, groups, 1.0, True)
+    return update.to(kept.dtype), bias_update.to(kept.dtype)
+
+
+def pepita_conv2d_update(
+    h: Tensor,
+    h_mod: Tensor,
+    x_mod: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    """`conv2d_update` of h − h_mod and x_mod, divided by N·Ho·Wo, the number of summed products."""
+    scale = 1 / max(h.shape[0] * h.shape[2] * h.shape[3], 1)
+    difference = _wide(h) - _wide(h_mod)
+    update, bias_update = conv2d_update(
+        difference, _wide(x_mod), kernel_size, stride, padding, dilation, groups, scale, True
+    )
+    return update.to(h.dtype), bias_update.to(h.dtype)
+
+
+def modulate_input(x: Tensor, error: Tensor, projection: Tensor, sign: float) -> Tensor:
+    """x + sign · F e, like x: error e (N, C), projection F (D, C) with D the size of one sample."""
+    modulation = (_wide(error) @ _wide(projection).T).reshape(x.shape)
+    return (_wide(x) + sign * modulation).to(x.dtype, memory_format=torch.contiguous_format)
+
+
+def max_pool2d_difference(
+    h: Tensor,
+    delta_h: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> Tensor:
+    """pool(h + Δh) − pool(h) without forming h + Δh in the storage dtype: (N, C, Hi, Wi) twice → (N, C, Ho, Wo).
+
+    Where the maximum stays at its place the difference is Δh there, exactly.
+    """
+    wide_h, wide_delta = _wide(h), _wide(delta_h)
+    arguments = (kernel_size, stride, padding, dilation, ceil_mode)
+    _, standard = torch.ops.aten.max_pool2d_with_indices(wide_h, *arguments)
+    _, modulated = torch.ops.aten.max_pool2d_with_indices(wide_h + wide_delta, *arguments)
+
+    def at(values: Tensor, places: Tensor) -> Tensor:
+        return values.flatten(2).gather(2, places.flatten(2)).reshape(places.shape)
+
+    difference = at(wide_h, modulated) - at(wide_h, standard) + at(wide_delta, modulated)
+    return difference.to(h.dtype)
