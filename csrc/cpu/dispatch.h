@@ -1,0 +1,14 @@
+// The instruction-set levels of the CPU kernels: which are built in, and which is in use.
+
+#pragma once
+
+namespace fastalign {
+
+// The names of the levels in this binary, lowest first, ended by a null pointer.
+const char* const* cpu_levels();
+
+// The name of the level in use: the highest that this machine has, or the one that FASTALIGN_CPU_CAPABILITY names.
+// Throws std::invalid_argument where that variable names a level that is unknown or that this machine lacks.
+const char* cpu_level();
+
+}  // namespace fastalign

@@ -1,0 +1,117 @@
+// The Python module fastalign._C: what the binary holds and uses. The kernels themselves are reached through torch.ops.
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "cpu/dispatch.h"
+#include "stream.h"
+#ifdef FASTALIGN_CUDA_ARCHITECTURES
+#include "cuda/library.h"
+#endif
+
+namespace {
+
+PyObject* raise(const std::exception& error) {
+  PyErr_SetString(PyExc_ValueError, error.what());
+  return nullptr;
+}
+
+PyObject* tuple_of_strings(const std::vector<std::string>& strings) {
+  PyObject* tuple = PyTuple_New(static_cast<Py_ssize_t>(strings.size()));
+  for (size_t i = 0; tuple != nullptr && i < strings.size(); ++i) {
+    PyObject* item = PyUnicode_FromString(strings[i].c_str());
+    if (item == nullptr) {
+      Py_DECREF(tuple);
+      return nullptr;
+    }
+    PyTuple_SetItem(tuple, static_cast<Py_ssize_t>(i), item);
+  }
+  return tuple;
+}
+
+PyObject* cpu_levels(PyObject*, PyObject*) {
+  std::vector<std::string> levels;
+  for (const char* const* level = fastalign::cpu_levels(); *level != nullptr; ++level) levels.emplace_back(*level);
+  return tuple_of_strings(levels);
+}
+
+PyObject* cpu_level(PyObject*, PyObject*) {
+  try {
+    return PyUnicode_FromString(fastalign::cpu_level());
+  } catch (const std::exception& error) {
+    return raise(error);
+  }
+}
+
+PyObject* stream_source(PyObject*, PyObject*) {
+  const char* source = fastalign::cuda_stream_source();
+  if (source == nullptr) Py_RETURN_NONE;
+  return PyUnicode_FromString(source);
+}
+
+#ifdef FASTALIGN_CUDA_ARCHITECTURES
+
+PyObject* cuda_architectures(PyObject*, PyObject*) {
+  std::vector<std::string> names(1);
+  for (const char* c = FASTALIGN_CUDA_ARCHITECTURES; *c != '\0'; ++c) {
+    if (*c == ' ') {
+      names.emplace_back();
+    } else {
+      names.back() += *c;
+    }
+  }
+  return tuple_of_strings(names);
+}
+
+PyObject* cuda_versions(PyObject*, PyObject*) {
+  const fastalign::CudaVersions versions = fastalign::cuda_versions();
+  return Py_BuildValue("(ii)", versions.driver, versions.runtime);
+}
+
+PyObject* register_cuda(PyObject*, PyObject* usable) {
+  const Py_ssize_t devices = PySequence_Size(usable);
+  if (devices < 0) return nullptr;
+  std::vector<bool> flags;
+  for (Py_ssize_t i = 0; i < devices; ++i) {
+    PyObject* item = PySequence_GetItem(usable, i);
+    if (item == nullptr) return nullptr;
+    const int truth = PyObject_IsTrue(item);
+    Py_DECREF(item);
+    if (truth < 0) return nullptr;
+    flags.push_back(truth != 0);
+  }
+  try {
+    fastalign::register_cuda_kernels(flags);
+  } catch (const std::exception& error) {
+    return raise(error);
+  }
+  Py_RETURN_NONE;
+}
+
+#else
+
+PyObject* cuda_architectures(PyObject*, PyObject*) { return tuple_of_strings({}); }
+
+#endif
+
+PyMethodDef methods[] = {
+    {"cpu_levels", cpu_levels, METH_NOARGS, "The CPU levels in this binary, lowest first."},
+    {"cpu_level", cpu_level, METH_NOARGS, "The CPU level in use."},
+    {"cuda_architectures", cuda_architectures, METH_NOARGS, "The CUDA targets in this binary, as sm_80 or compute_90."},
+    {"stream_source", stream_source, METH_NOARGS, "The library that tells torch's current CUDA stream, or None."},
+#ifdef FASTALIGN_CUDA_ARCHITECTURES
+    {"cuda_versions", cuda_versions, METH_NOARGS, "The CUDA versions of the driver (0: none) and of this binary."},
+    {"register_cuda", register_cuda, METH_O, "Registers the CUDA kernels; the argument says which devices run them."},
+#endif
+    {nullptr, nullptr, 0, nullptr}};
+
+PyModuleDef module = {PyModuleDef_HEAD_INIT, "fastalign._C", "What the native binary holds and uses.", -1, methods, nullptr,
+                      nullptr, nullptr, nullptr};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&module); }

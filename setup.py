@@ -1,0 +1,331 @@
+"""Builds fastalign: Python with one extension on LibTorch's stable ABI, or Python alone.
+
+What decides, in the environment:
+
+    FASTALIGN_NATIVE      auto: build the extension where there is a C++ compiler; 1: fail without one; 0: Python alone
+    FASTALIGN_CUDA        auto: build the CUDA kernels where there is nvcc; 1: fail without it; 0: leave them out
+    FASTALIGN_CUDA_ARCHS  the GPU architectures, as in "8.0 9.0+PTX" or "80;90+PTX"
+    CXX, CUDA_HOME        the compilers to use
+    MAX_JOBS              compilers at a time; by default as many as cores and memory allow
+
+No GPU is needed, or asked for. What was decided is written to fastalign/_build.json, for `fastalign info`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+CSRC = ROOT / "csrc"
+OLDEST_TORCH = "0x020b000000000000"  # 2.11, as TORCH_TARGET_VERSION spells it
+DEFAULT_ARCHITECTURES = "7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX"
+WARNINGS = ("-Wall", "-Wextra", "-Wno-unused-parameter")  # torch's headers leave parameters unused
+MEMORY_PER_COMPILER = 2 << 30  # bytes; what nvcc or g++ take at most on these sources, with room to spare
+
+
+class Refusal(SystemExit):
+    """The build cannot be what the environment asks for."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"fastalign: {message}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What will be built, and why not what will not."""
+
+    compiler: str | None = None
+    nvcc: str | None = None
+    architectures: tuple[str, ...] = ()
+    native_left_out: str | None = None
+    cuda_left_out: str | None = None
+    asked_for: bool = False  # Python alone because FASTALIGN_NATIVE=0 says so
+
+    def record(self) -> dict[str, Any]:
+        """The content of fastalign/_build.json."""
+        return {
+            "native": self.compiler is not None,
+            "native_left_out": self.native_left_out,
+            "asked_for": self.asked_for,
+            "cuda_left_out": self.cuda_left_out,
+            "compiler": self.compiler and first_line([*shlex.split(self.compiler), "--version"]),
+            "nvcc": self.nvcc and release(self.nvcc),
+            "torch": self.compiler and torch_version(),
+        }
+
+
+def make_plan() -> Plan:
+    """Decides by what the environment asks for and what the machine has."""
+    native, cuda = choice("FASTALIGN_NATIVE"), choice("FASTALIGN_CUDA")
+    if native == "0":
+        if cuda == "1":
+            raise Refusal("FASTALIGN_CUDA=1 asks for CUDA kernels, FASTALIGN_NATIVE=0 for none; set one of them")
+        return Plan(native_left_out="it was built with FASTALIGN_NATIVE=0", asked_for=True)
+    compiler, missing = find_compiler()
+    if compiler is None or missing:
+        if "1" in (native, cuda):
+            raise Refusal(f"{missing}, but FASTALIGN_{'NATIVE' if native == '1' else 'CUDA'}=1 asks for the extension")
+        return Plan(native_left_out=f"when it was built, {missing}")
+    if cuda == "0":
+        return Plan(compiler, cuda_left_out="it was built with FASTALIGN_CUDA=0")
+    nvcc = find_nvcc()
+    if nvcc is None:
+        if cuda == "1":
+            raise Refusal(
+                "FASTALIGN_CUDA=1 asks for CUDA kernels, but nvcc was found neither in $CUDA_HOME/bin, nor on PATH, "
+                "nor in /usr/local/cuda/bin; install the CUDA toolkit or set CUDA_HOME"
+            )
+        return Plan(compiler, cuda_left_out="when it was built, no nvcc was found")
+    return Plan(compiler, nvcc, cuda_architectures(nvcc))
+
+
+def choice(name: str) -> str:
+    """The value of an environment variable that is auto, 0 or 1."""
+    value = os.environ.get(name, "auto")
+    if value not in ("auto", "0", "1"):
+        raise Refusal(f"{name}: expected auto, 0 or 1, got {value!r}")
+    return value
+
+
+def find_compiler() -> tuple[str | None, str | None]:
+    """The C++ compiler's command, and what is missing to compile an extension with it."""
+    asked = os.environ.get("CXX")
+    if asked:
+        if shutil.which(shlex.split(asked)[0]) is None:
+            raise Refusal(f"CXX: {asked!r} was not found")
+        compiler: str | None = asked
+    else:
+        compiler = next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if compiler is None:
+        return None, "there was no C++ compiler (c++, g++ or clang++)"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        return compiler, "there was no Python.h (package python3-dev or python3-devel)"
+    return compiler, None
+
+
+def find_nvcc() -> str | None:
+    """The path of nvcc."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    return (home and shutil.which("nvcc", path=f"{home}/bin")) or shutil.which("nvcc") or shutil.which(
+        "nvcc", path="/usr/local/cuda/bin"
+    )
+
+
+def cuda_architectures(nvcc: str) -> tuple[str, ...]:
+    """The targets of FASTALIGN_CUDA_ARCHS, or of the default that this nvcc knows: sm_80, compute_90 (PTX) and so on."""
+    asked = os.environ.get("FASTALIGN_CUDA_ARCHS", "")
+    known = set(run([nvcc, "--list-gpu-code"]).split() + run([nvcc, "--list-gpu-arch"]).split())
+    targets: list[str] = []
+    for name in re.split(r"[\s;,]+", asked.strip() or DEFAULT_ARCHITECTURES):
+        match = re.fullmatch(r"(\d+)\.?(\d)([af]?)(\+PTX)?", name)
+        if match is None:
+            raise Refusal(f"FASTALIGN_CUDA_ARCHS: expected names like 8.0, 90a or 12.0+PTX, got {name!r}")
+        number = "".join(match.groups("")[:2])
+        if f"sm_{number}" in known:
+            targets += [f"sm_{number}{match[3]}"] + [f"compute_{number}{match[3]}"] * bool(match[4])
+        elif asked:
+            raise Refusal(f"FASTALIGN_CUDA_ARCHS: {nvcc} does not know sm_{number}; it knows {', '.join(sorted(known))}")
+    if not targets:
+        raise Refusal(f"{nvcc} knows none of the architectures {DEFAULT_ARCHITECTURES}; set FASTALIGN_CUDA_ARCHS")
+    return tuple(targets)
+
+
+def run(command: list[str]) -> str:
+    """What a command prints, if it succeeds."""
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise Refusal(f"{shlex.join(command)} failed:\n{result.stdout}{result.stderr}")
+    return result.stdout
+
+
+def first_line(command: list[str]) -> str:
+    """The first line that a command prints."""
+    return (run(command).splitlines() or [""])[0]
+
+
+def release(nvcc: str) -> str:
+    """The release of nvcc, as in 13.0."""
+    match = re.search(r"release (\d+\.\d+)", run([nvcc, "--version"]))
+    if match is None:
+        raise Refusal(f"{nvcc} --version names no release")
+    return match[1]
+
+
+def torch_version() -> str:
+    """The version of the torch that the extension is built against."""
+    try:
+        import torch
+    except ImportError as error:
+        raise Refusal(
+            f"the extension is built against torch, which cannot be imported here ({error}); install torch first, build "
+            "with pip's isolation (without --no-build-isolation), or leave the extension out with FASTALIGN_NATIVE=0"
+        ) from error
+    return str(torch.__version__)
+
+
+def jobs() -> int:
+    """How many compilers may run at a time."""
+    asked = os.environ.get("MAX_JOBS", "")
+    if asked:
+        if not asked.isdigit() or int(asked) < 1:
+            raise Refusal(f"MAX_JOBS: expected a number of at least 1, got {asked!r}")
+        return int(asked)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, available_memory() // MEMORY_PER_COMPILER))
+
+
+def available_memory() -> int:
+    """Bytes of memory to build in: the machine's, or what a control group leaves of them."""
+    bounds = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    meminfo, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+    if meminfo.exists():
+        bounds += [int(kib) << 10 for kib in re.findall(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())]
+    if limit.exists() and limit.read_text().strip().isdigit():
+        used = Path("/sys/fs/cgroup/memory.current")
+        bounds.append(int(limit.read_text()) - (int(used.read_text()) if used.exists() else 0))
+    return min(bounds)
+
+
+def put_ninja_on_path() -> None:
+    """Lets torch find the ninja that was installed beside it, though its environment may not be the active one."""
+    try:
+        import ninja
+
+        os.environ["PATH"] = os.pathsep.join((ninja.BIN_DIR, os.environ.get("PATH", "")))
+    except ImportError:
+        pass
+    if shutil.which("ninja") is None:
+        raise Refusal("the extension is built by ninja, which was not found; pip install ninja")
+
+
+def extension(plan: Plan) -> Extension:
+    """The one extension, fastalign._C."""
+    from torch.utils.cpp_extension import CppExtension
+
+    patterns = ["*.cpp", "cpu/*.cpp"] + ["cuda/*.cpp"] * bool(plan.nvcc)
+    sources = sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in CSRC.glob(pattern))
+    macros = [("TORCH_TARGET_VERSION", OLDEST_TORCH)]
+    link = ["-Wl,--as-needed"] if sys.platform == "linux" else []
+    if plan.nvcc:
+        macros.append(("FASTALIGN_CUDA_ARCHITECTURES", f'"{" ".join(plan.architectures)}"'))
+        # The archive's symbols stay out of sight, so that torch's own CUDA runtime and this one never mix.
+        link += [f"-L{path}" for path in cuda_library_folders(plan.nvcc)]
+        link += ["-lcudart_static", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,libcudart_static.a"]
+    return CppExtension(
+        "fastalign._C",
+        sources,
+        include_dirs=[str(CSRC)],
+        define_macros=macros,
+        extra_compile_args=["-std=c++20", "-O3", "-g0", "-fno-math-errno", "-fvisibility=hidden", *WARNINGS],
+        extra_link_args=link,
+        py_limited_api=True,
+    )
+
+
+def cuda_library_folders(nvcc: str) -> list[str]:
+    """Where the toolkit of an nvcc keeps its libraries."""
+    home = Path(nvcc).resolve().parent.parent
+    steps = subprocess.run([nvcc, "--dryrun", "x.cu"], capture_output=True, text=True, check=False).stderr
+    named = re.findall(r'"-L([^"]+)"', steps)
+    folders = [Path(name) for name in named if not name.endswith("stubs")] + [home / "lib64", home / "lib"]
+    return [str(folder.resolve()) for folder in folders if (folder / "libcudart_static.a").exists()]
+
+
+def compile_cuda(plan: Plan, folder: Path) -> list[str]:
+    """The object files of csrc/cuda/*.cu, compiled by nvcc into a folder; only what changed is compiled again."""
+    assert plan.nvcc is not None
+    flags = ["-std=c++17", "-O3", f"-I{CSRC}", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
+    if tuple(map(int, release(plan.nvcc).split("."))) >= (12, 8):
+        flags.append("--compress-mode=size")
+    for target in plan.architectures:
+        flags.append(f"-gencode=arch={target.replace('sm_', 'compute_')},code={target}")
+    rule = shlex.join([plan.nvcc, *flags]).replace("$", "$$")
+    lines = ["rule nvcc", f"  command = {rule} -MD -MF $out.d -c $in -o $out", "  depfile = $out.d", "  deps = gcc"]
+    objects = []
+    for source in sorted((CSRC / "cuda").glob("*.cu")):
+        objects.append(str(folder / f"{source.stem}.cu.o"))
+        lines.append(f"build {ninja_path(objects[-1])}: nvcc {ninja_path(str(source))}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "build.ninja").write_text("\n".join(lines) + "\n")
+    subprocess.run(["ninja", "-v", f"-j{jobs()}"], cwd=folder, check=True)
+    return objects
+
+
+def ninja_path(path: str) -> str:
+    """A path as ninja's language spells it."""
+    return re.sub(r"([$ :])", r"$\1", path)
+
+
+def commands(plan: Plan) -> dict[str, type]:
+    """The setuptools commands that carry out a plan."""
+
+    class BuildPython(build_py):
+        """Adds the build record, and keeps modules that no longer exist out of a wheel."""
+
+        def run(self) -> None:
+            package = ROOT / "fastalign" if self.editable_mode else Path(self.build_lib) / "fastalign"
+            if not self.editable_mode:
+                shutil.rmtree(package, ignore_errors=True)
+            super().run()
+            package.mkdir(parents=True, exist_ok=True)
+            (package / "_build.json").write_text(json.dumps(plan.record(), indent=2) + "\n")
+
+    if plan.compiler is None:
+        return {"build_py": BuildPython}
+
+    from torch.utils.cpp_extension import BuildExtension
+
+    class BuildNative(BuildExtension):  # type: ignore[misc]
+        """Builds the extension, in a folder that outlives the build, so that the next one compiles only what changed."""
+
+        def finalize_options(self) -> None:
+            super().finalize_options()
+            self.build_temp = str(ROOT / "build" / "native")
+
+        def build_extensions(self) -> None:
+            os.environ["MAX_JOBS"] = str(jobs())
+            if plan.nvcc:
+                self.extensions[0].extra_objects = compile_cuda(plan, Path(self.build_temp) / "cuda")
+            super().build_extensions()
+
+        def run(self) -> None:
+            super().run()
+            if self.inplace:
+                (ROOT / "fastalign" / "_build.json").write_text(json.dumps(plan.record(), indent=2) + "\n")
+
+    return {"build_py": BuildPython, "build_ext": BuildNative}
+
+
+def main() -> None:
+    """Makes a plan and lets setuptools carry it out."""
+    plan = make_plan()
+    modules = []
+    if plan.compiler is not None:
+        torch_version()
+        put_ninja_on_path()
+        os.environ["CXX"] = plan.compiler
+        modules.append(extension(plan))
+    elif not plan.asked_for:
+        print(f"fastalign: installed without its extension, as {plan.native_left_out}", file=sys.stderr)
+    setup(
+        ext_modules=modules,
+        cmdclass=commands(plan),
+        options={"bdist_wheel": {"py_limited_api": "cp310"}} if modules else {},
+    )
+
+
+if __name__ == "__main__":
+    main()
