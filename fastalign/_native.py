@@ -17,8 +17,6 @@ from typing import Any
 
 import torch
 
-from fastalign import reference
-from fastalign.ops.schemas import SCHEMAS
 
 _library: torch.library.Library | None = None
 
@@ -124,6 +122,9 @@ def cuda_devices() -> list[dict[str, Any]]:
 
 def _define_references() -> None:
     """Gives each op a twin whose only kernel is the reference, for what a native kernel does not handle itself."""
+    from fastalign import reference
+    from fastalign.ops.schemas import SCHEMAS
+
     global _library
     if _library is None:
         _library = torch.library.Library("fastalign_reference", "DEF")

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastalign import _native as _native  # registers the native kernels
 from fastalign.activations import Activation
 from fastalign.ops import checks
 from fastalign.ops import schemas as schemas  # defines the ops
