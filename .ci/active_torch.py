@@ -1,0 +1,24 @@
+"""Prints where the active Python is installed, if packages may be installed there and its torch is one that fastalign runs on."""
+
+import importlib.metadata
+import sys
+import sysconfig
+from pathlib import Path
+
+OLDEST = (2, 11)
+
+
+def suits() -> bool:
+    """Whether fastalign can be installed beside this Python's torch."""
+    in_environment = sys.prefix != sys.base_prefix
+    if not in_environment and Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED").exists():
+        return False
+    try:
+        version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return tuple(map(int, version.split(".")[:2])) >= OLDEST
+
+
+if suits():
+    print(sys.prefix)

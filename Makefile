@@ -1,0 +1,51 @@
+# make run      trains BP, DFA and PEPITA side by side on the built-in digits
+# make test     runs every test
+# make lint     checks style and types; make format puts the style right
+#
+# Each installs first what it needs and what changed: into the active environment if that has a torch on which fastalign
+# runs, else into .venv with the torch that pyproject.toml pins. TORCH=2.12.0 asks for another one, in .venv.
+
+PYTHON ?= python3
+TORCH ?=
+
+PREFIX := $(if $(TORCH),,$(shell $(PYTHON) .ci/active_torch.py))
+ACTIVE := $(PREFIX)
+PREFIX := $(or $(ACTIVE),$(CURDIR)/.venv)
+PINNED := $(shell sed -n 's/^requires = .*"torch==\([^"]*\)".*/\1/p' pyproject.toml)
+STAMP := $(PREFIX)/.fastalign-$(shell echo '$(CURDIR) $(TORCH)' | cksum | cut -d' ' -f1)
+PIP := $(PREFIX)/bin/python3 -m pip install --quiet --disable-pip-version-check
+CSRC := $(shell find csrc -type f)
+
+.PHONY: install run test lint format
+
+run: install
+	$(PREFIX)/bin/python3 -m fastalign demo
+
+test: install
+	$(PREFIX)/bin/python3 -m pytest
+
+lint: $(STAMP)-dev
+	$(PREFIX)/bin/ruff check .
+	$(PREFIX)/bin/mypy
+	$(PREFIX)/bin/clang-format --dry-run -Werror $(CSRC)
+
+format: $(STAMP)-dev
+	$(PREFIX)/bin/ruff check --fix .
+	$(PREFIX)/bin/ruff format .
+	$(PREFIX)/bin/clang-format -i $(CSRC)
+
+install: $(STAMP)
+
+$(STAMP): setup.py pyproject.toml $(CSRC)
+ifeq ($(ACTIVE),)
+	test -x $(PREFIX)/bin/python3 || $(PYTHON) -m venv $(PREFIX)
+	$(PIP) torch==$(or $(TORCH),$(PINNED))
+endif
+	$(PIP) 'setuptools>=77' wheel ninja numpy
+	$(PIP) --no-build-isolation --editable '.[train,test]'
+	rm -f $(PREFIX)/.fastalign-*
+	touch $@
+
+$(STAMP)-dev: $(STAMP)
+	$(PIP) --no-build-isolation --editable '.[dev]'
+	touch $@
