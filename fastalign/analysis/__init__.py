@@ -1,0 +1,1 @@
+"""What a trained or training network shows: plots."""

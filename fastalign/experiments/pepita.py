@@ -1,0 +1,56 @@
+"""Dellaferrera and Kreiman, Error-driven Input Modulation (ICML 2022), table 1.
+
+Every net: softmax and cross-entropy, the mean over the batch (error_scale N, the default: the error of a sample is
+ŷ − y, and all updates are divided by the batch); SGD with momentum 0.9, no weight decay; 100 epochs; no biases; input
+in [0, 1], no augmentation; ReLU.
+
+fc: one hidden layer of 1024 with 10 % dropout, batch 64, He-uniform weights U(±√(6/fan_in)).
+conv: 32 filters 5 × 5, stride 1, no padding, max-pooling 2, then the output layer; batch 100; weights U(±1/√fan_in),
+PyTorch's default, which gives the published numbers (the He-uniform of the text gives about two points less on
+CIFAR-10). With the paper's divisor the filters hardly move: `--freeze-filters` is the control.
+
+PEPITA: F = 0.05 · U(±√(6/n_0)). FA: feedback of the weights' distribution, drawn apart from them. DRTP (Frenkel et al.
+2019): tanh, logistic outputs and binary cross-entropy, feedback U(±√(6/n_l)).
+"""
+
+from __future__ import annotations
+
+from fastalign.training.recipe import Architecture, Convolution, Recipe, RuleRecipe
+
+FULLY_CONNECTED = Architecture(hidden=(1024,), activation="relu", bias=False, hidden_dropout=0.1)
+CONVOLUTIONAL = Architecture(convolutions=(Convolution(filters=32, kernel=5),), activation="relu", bias=False)
+
+
+def _row(
+    dataset: str, kind: str, decay_epochs: tuple[int, ...], bp: float, fa: float, drtp: float, pepita: float
+) -> Recipe:
+    convolutional = kind == "conv"
+    start = "uniform-fan-in" if convolutional else "he-uniform"
+    return Recipe(
+        name=f"pepita/{dataset}-{kind}",
+        source="Dellaferrera & Kreiman 2022, table 1",
+        dataset=dataset,
+        architecture=CONVOLUTIONAL if convolutional else FULLY_CONNECTED,
+        loss="cross_entropy",
+        reduction="mean",
+        optimizer="sgd",
+        batch_size=100 if convolutional else 64,
+        epochs=100,
+        decay_epochs=decay_epochs,
+        rules={
+            "bp": RuleRecipe(bp, start),
+            "fa": RuleRecipe(fa, start, {"feedback": start}),
+            "drtp": RuleRecipe(drtp, start, {"feedback": "he-uniform"}, activation="tanh", loss="binary_cross_entropy"),
+            "pepita": RuleRecipe(pepita, start, {"projection": "he-uniform", "projection_scale": 0.05}),
+        },
+    )
+
+
+EXPERIMENTS = (
+    _row("mnist", "fc", (60,), bp=0.1, fa=0.1, drtp=0.01, pepita=0.1),
+    _row("cifar10", "fc", (60, 90), bp=0.01, fa=0.001, drtp=0.001, pepita=0.01),
+    _row("cifar100", "fc", (60, 90), bp=0.01, fa=0.001, drtp=0.001, pepita=0.01),
+    _row("mnist", "conv", (10, 30, 50), bp=0.1, fa=0.1, drtp=0.01, pepita=0.1),
+    _row("cifar10", "conv", (10, 30, 50), bp=0.01, fa=0.01, drtp=0.01, pepita=0.1),
+    _row("cifar100", "conv", (10, 30, 50), bp=0.01, fa=0.01, drtp=0.01, pepita=0.1),
+)

@@ -1,0 +1,123 @@
+"""One process or several: under torchrun each takes its part of every batch, and the updates are those of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastalign.errors import UserError
+
+T = TypeVar("T")
+
+
+class QuietExit(SystemExit):
+    """Another process reports the error."""
+
+
+class Processes:
+    """This process among its peers; alone, every method is the identity."""
+
+    def __init__(self, rank: int, count: int, local_rank: int) -> None:
+        self.rank = rank
+        self.count = count
+        self.local_rank = local_rank
+        self._share = 1.0
+
+    @classmethod
+    def from_environment(cls) -> Processes:
+        """As torchrun's variables RANK, WORLD_SIZE and LOCAL_RANK say; without them, one process."""
+        return cls(
+            int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+        )
+
+    @classmethod
+    def alone(cls) -> Processes:
+        """One process."""
+        return cls(0, 1, 0)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """Join the process group for the time of the block."""
+        if self.count == 1:
+            yield
+            return
+        with_cuda = torch.cuda.is_available() and dist.is_nccl_available()
+        dist.init_process_group("cpu:gloo,cuda:nccl" if with_cuda else "gloo")
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+    def shard(self, samples: Tensor) -> Tensor:
+        """This process's part of the samples along the first dimension."""
+        return samples if self.count == 1 else samples.tensor_split(self.count)[self.rank]
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network whose backward pass adds up the updates of all processes, each times its `share_of_updates`."""
+        if self.count == 1:
+            return network
+        wrapped = DistributedDataParallel(network, broadcast_buffers=False)
+        wrapped.register_comm_hook(self, _weighted_sum)
+        return wrapped
+
+    def set_share_of_updates(self, share: float) -> None:
+        """What this process's updates of the coming step count for: its part of the batch for a mean, 1 for a sum."""
+        self._share = share
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.count > 1:
+            dist.all_reduce(value)
+        return value
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is raised in any process."""
+        return flag if self.count == 1 else bool(self.sum(torch.tensor(int(flag))))
+
+    def gather(self, value: Tensor) -> list[Tensor]:
+        """The value (on the CPU) of every process, in every process."""
+        if self.count == 1:
+            return [value]
+        values = [torch.empty_like(value) for _ in range(self.count)]
+        dist.all_gather(values, value)
+        return values
+
+    def on_first(self, action: Callable[[], T]) -> T:
+        """The result of an action that only the first process carries out; its UserError ends all of them."""
+        if self.count == 1:
+            return action()
+        outcome: list[T | UserError | None] = [None]
+        if self.is_first:
+            try:
+                outcome = [action()]
+            except UserError as error:
+                outcome = [error]
+        dist.broadcast_object_list(outcome)
+        result = outcome[0]
+        if isinstance(result, UserError):
+            raise result if self.is_first else QuietExit(2)
+        return result  # type: ignore[return-value]
+
+
+def _weighted_sum(processes: Processes, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    updates = bucket.buffer()
+    # An empty part of a batch has no mean: its updates may be NaN and must not be weighed.
+    if processes._share == 0:
+        updates.zero_()
+    else:
+        updates.mul_(processes._share)
+    work = dist.all_reduce(updates, async_op=True)
+    summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
+    return summed

@@ -1,0 +1,86 @@
+"""What an experiment is made of, as data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fastalign.errors import UserError
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution of square filters with stride 1, its activation, max-pooling, and dropout."""
+
+    filters: int
+    kernel: int
+    padding: int = 0
+    pool: int = 2
+    pool_stride: int = 2
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Convolutions, then hidden layers of these widths, then the output layer of one unit for each class."""
+
+    convolutions: tuple[Convolution, ...] = ()
+    hidden: tuple[int, ...] = ()
+    activation: str = "tanh"
+    bias: bool = True
+    input_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class RuleRecipe:
+    """How one learning rule trains in an experiment.
+
+    initialisation: of the weights: "zero", "uniform-fan-in", "he-uniform". With "zero" the fixed matrices are drawn
+        while the weights still are uniform-fan-in, so that feedback copied from the weights is not zero.
+    options: arguments of the rule's class in `fastalign.rules`, `error_scale` among them.
+    activation, loss: in place of the experiment's.
+    """
+
+    learning_rate: float
+    initialisation: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    activation: str | None = None
+    loss: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An experiment: the data, the network, and how each rule trains it.
+
+    reduction: "sum" or "mean" of the loss over the batch; it sets the scale of the output layer's updates.
+    decay_epochs: the epochs after which the learning rate is multiplied by `decay`.
+    stop_at_train_error: stop after the first epoch whose training error, in percent, is not above this.
+    """
+
+    name: str
+    source: str
+    dataset: str
+    architecture: Architecture
+    loss: str
+    reduction: str
+    optimizer: str
+    batch_size: int
+    epochs: int
+    rules: Mapping[str, RuleRecipe]
+    decay_epochs: tuple[int, ...] = ()
+    decay: float = 0.1
+    stop_at_train_error: float | None = None
+
+    def for_rule(self, rule: str) -> RuleRecipe:
+        """How `rule` trains here. Raises UserError for a rule this experiment has no recipe for."""
+        if rule not in self.rules:
+            raise UserError(f"rule is {rule!r}, expected one of those of {self.name}: {', '.join(self.rules)}")
+        return self.rules[rule]
+
+    def as_json(self, rule: str) -> dict[str, Any]:
+        """The recipe with the one rule's part, as it reads back from JSON."""
+        values = asdict(self) | {"rules": {rule: asdict(self.for_rule(rule))}}
+        return dict(json.loads(json.dumps(values)))

@@ -1,0 +1,171 @@
+"""A run: a recipe trained in a folder, stopped and resumed at will."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from fastalign import data
+from fastalign._version import __version__
+from fastalign.analysis import plots
+from fastalign.errors import MissingPackageError, RunError
+from fastalign.training.atomic import write_atomically
+from fastalign.training.checkpoint import load_checkpoint, save_checkpoint
+from fastalign.training.distributed import Processes
+from fastalign.training.folder import RunFolder
+from fastalign.training.loop import Trainer
+from fastalign.training.metrics import Metrics
+from fastalign.training.progress import Progress
+from fastalign.training.recipe import Recipe
+from fastalign.training.settings import DTYPES, Settings, new_settings, resumed_settings
+
+
+class Interrupted(Exception):  # noqa: N818 (not an error)
+    """Ctrl-C came; what was done is saved."""
+
+
+def train(
+    recipe: Recipe,
+    rule: str,
+    given: Mapping[str, Any],
+    *,
+    out: Path,
+    data_directory: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> list[Metrics]:
+    """Train until the recipe's end or the number of epochs given, and return the metrics of every epoch.
+
+    given: settings by name (epochs, batch_size, lr, seed, device, dtype, freeze_filters); what is missing or None is
+    the recipe's, or the run's where one is resumed. After a kill at any moment, `resume` gives the same bits as a run
+    that nothing stopped. Under torchrun every process calls this; the first one writes.
+
+    Raises:
+        Interrupted: Ctrl-C came; what was done is saved.
+        UserError: settings, data or folder do not allow the run; what the folder holds is as it was.
+    """
+    processes = Processes.from_environment()
+    folder = RunFolder(out)
+    settings = new_settings(recipe, rule, given, processes.count)
+    splits = data.load(recipe.dataset, data_directory)
+    with processes.connected(), ExitStack() as stack:
+        processes.on_first(lambda: stack.enter_context(folder.locked()))
+        saved = processes.on_first(lambda: folder.saved_config(resume))
+        if saved:
+            settings = resumed_settings(recipe, rule, given, processes.count, saved)
+        config = _config(recipe, settings, splits, saved)
+        trainer = _make_trainer(recipe, settings, splits, processes)
+        history = _restore(trainer, folder) if saved else []
+        processes.on_first(lambda: folder.save_config(config))
+        try:
+            _train_on(trainer, settings.epochs, history, folder, progress or Progress())
+        finally:
+            if history:
+                processes.on_first(lambda: _draw(folder, f"{recipe.name}, {rule.upper()}", history))
+    return history
+
+
+def _config(recipe: Recipe, settings: Settings, splits: data.Splits, saved: dict[str, Any] | None) -> dict[str, Any]:
+    checksum = splits.checksum()
+    if saved and saved.get("data_checksum") != checksum:
+        raise RunError(f"the data of {recipe.dataset} are not those this run began with")
+    return {
+        "settings": asdict(settings),
+        "recipe": recipe.as_json(settings.rule),
+        "data_checksum": checksum,
+        "versions": (saved or {}).get("versions") or {"fastalign": __version__, "torch": torch.__version__},
+    }
+
+
+def _make_trainer(recipe: Recipe, settings: Settings, splits: data.Splits, processes: Processes) -> Trainer:
+    device = torch.device(settings.device)
+    if device.type == "cuda" and processes.count > 1:
+        device = torch.device("cuda", processes.local_rank)
+    return Trainer(
+        recipe,
+        settings.rule,
+        splits,
+        batch_size=settings.batch_size,
+        learning_rate=settings.lr,
+        seed=settings.seed,
+        device=device,
+        dtype=DTYPES[settings.dtype],
+        frozen_filters=settings.freeze_filters,
+        processes=processes,
+    )
+
+
+def _restore(trainer: Trainer, folder: RunFolder) -> list[Metrics]:
+    """Bring the trainer to where the run's last checkpoint was; the epochs it had completed."""
+    if folder.checkpoint.exists():
+        trainer.restore(load_checkpoint(folder.checkpoint))
+    return trainer.processes.on_first(lambda: folder.metrics.cut_after(trainer.epochs_done))
+
+
+def _train_on(trainer: Trainer, epochs: int, history: list[Metrics], folder: RunFolder, progress: Progress) -> None:
+    processes = trainer.processes
+
+    def save() -> None:
+        state = trainer.state()
+        processes.on_first(lambda: save_checkpoint(folder.checkpoint, state))
+
+    samples = len(trainer.splits.train)
+    progress.start(epochs, samples, trainer.epochs_done * samples + trainer.samples_so_far)
+    try:
+        with _ctrl_c_noted(processes) as interrupted:
+            while trainer.epochs_done < epochs and not _is_good_enough(trainer.recipe, history):
+                metrics = trainer.train_epoch(interrupted, progress.advance)
+                if metrics is None:
+                    save()
+                    raise Interrupted
+                history.append(metrics)
+                # The metrics come first: a line too many is cut when the run is resumed, a missing one would be lost.
+                processes.on_first(lambda: folder.metrics.append(history[-1]))
+                save()
+                progress.epoch(metrics)
+    finally:
+        progress.close()
+
+
+def _is_good_enough(recipe: Recipe, history: list[Metrics]) -> bool:
+    target = recipe.stop_at_train_error
+    return bool(history) and target is not None and history[-1].train_error <= target
+
+
+@contextmanager
+def _ctrl_c_noted(processes: Processes) -> Iterator[Callable[[], bool]]:
+    """Within the block Ctrl-C only makes the function that is given return True; a second one ends at once.
+
+    Under torchrun, which passes on the signal that the terminal sent already, the second is the first one again.
+    """
+    noted = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal noted
+        if noted and processes.count == 1:
+            raise KeyboardInterrupt
+        noted = True
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: noted
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _draw(folder: RunFolder, title: str, history: list[Metrics]) -> None:
+    try:
+        image = plots.learning_curves({"": history}, title)
+    except MissingPackageError as error:
+        print(f"no {folder.curves.name}: {error}", file=sys.stderr)
+    else:
+        write_atomically(folder.curves, image)
