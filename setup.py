@@ -31,6 +31,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 OLDEST_TORCH = "0x020b000000000000"  # 2.11, as TORCH_TARGET_VERSION spells it
+USUAL_CUDA = "/usr/local/cuda"  # where the toolkit's installer puts it, on no PATH
 DEFAULT_ARCHITECTURES = "7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX"
 WARNINGS = ("-Wall", "-Wextra", "-Wno-unused-parameter")  # torch's headers leave parameters unused
 MEMORY_PER_COMPILER = 2 << 30  # bytes; what nvcc or g++ take at most on these sources, with room to spare
@@ -86,7 +87,7 @@ def make_plan() -> Plan:
         if cuda == "1":
             raise Refusal(
                 "FASTALIGN_CUDA=1 asks for CUDA kernels, but nvcc was found neither in $CUDA_HOME/bin, nor on PATH, "
-                "nor in /usr/local/cuda/bin; install the CUDA toolkit or set CUDA_HOME"
+                f"nor in {USUAL_CUDA}/bin; install the CUDA toolkit or set CUDA_HOME"
             )
         return Plan(compiler, cuda_left_out="when it was built, no nvcc was found")
     return Plan(compiler, nvcc, cuda_architectures(nvcc))
@@ -119,13 +120,13 @@ def find_compiler() -> tuple[str | None, str | None]:
 def find_nvcc() -> str | None:
     """The path of nvcc."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    return (home and shutil.which("nvcc", path=f"{home}/bin")) or shutil.which("nvcc") or shutil.which(
-        "nvcc", path="/usr/local/cuda/bin"
-    )
+    folders = [f"{home}/bin"] if home else []
+    folders += [os.environ.get("PATH", os.defpath), f"{USUAL_CUDA}/bin"]
+    return next(filter(None, (shutil.which("nvcc", path=folder) for folder in folders)), None)
 
 
 def cuda_architectures(nvcc: str) -> tuple[str, ...]:
-    """The targets of FASTALIGN_CUDA_ARCHS, or of the default that this nvcc knows: sm_80, compute_90 (PTX) and so on."""
+    """What FASTALIGN_CUDA_ARCHS asks for, or the default as far as this nvcc knows it: sm_80, compute_90 (PTX), …."""
     asked = os.environ.get("FASTALIGN_CUDA_ARCHS", "")
     known = set(run([nvcc, "--list-gpu-code"]).split() + run([nvcc, "--list-gpu-arch"]).split())
     targets: list[str] = []
@@ -137,7 +138,9 @@ def cuda_architectures(nvcc: str) -> tuple[str, ...]:
         if f"sm_{number}" in known:
             targets += [f"sm_{number}{match[3]}"] + [f"compute_{number}{match[3]}"] * bool(match[4])
         elif asked:
-            raise Refusal(f"FASTALIGN_CUDA_ARCHS: {nvcc} does not know sm_{number}; it knows {', '.join(sorted(known))}")
+            raise Refusal(
+                f"FASTALIGN_CUDA_ARCHS: {nvcc} does not know sm_{number}; it knows {', '.join(sorted(known))}"
+            )
     if not targets:
         raise Refusal(f"{nvcc} knows none of the architectures {DEFAULT_ARCHITECTURES}; set FASTALIGN_CUDA_ARCHS")
     return tuple(targets)
@@ -170,8 +173,8 @@ def torch_version() -> str:
         import torch
     except ImportError as error:
         raise Refusal(
-            f"the extension is built against torch, which cannot be imported here ({error}); install torch first, build "
-            "with pip's isolation (without --no-build-isolation), or leave the extension out with FASTALIGN_NATIVE=0"
+            f"the extension is built against torch, which cannot be imported here ({error}); install torch first, "
+            "build with pip's isolation (without --no-build-isolation), or leave the extension out (FASTALIGN_NATIVE=0)"
         ) from error
     return str(torch.__version__)
 
@@ -238,7 +241,9 @@ def extension(plan: Plan) -> Extension:
 def cuda_library_folders(nvcc: str) -> list[str]:
     """Where the toolkit of an nvcc keeps its libraries."""
     home = Path(nvcc).resolve().parent.parent
-    steps = subprocess.run([nvcc, "--dryrun", "x.cu"], capture_output=True, text=True, check=False).stderr
+    steps = subprocess.run(
+        [nvcc, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, check=False
+    ).stderr
     named = re.findall(r'"-L([^"]+)"', steps)
     folders = [Path(name) for name in named if not name.endswith("stubs")] + [home / "lib64", home / "lib"]
     return [str(folder.resolve()) for folder in folders if (folder / "libcudart_static.a").exists()]
@@ -250,8 +255,7 @@ def compile_cuda(plan: Plan, folder: Path) -> list[str]:
     flags = ["-std=c++17", "-O3", f"-I{CSRC}", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
     if tuple(map(int, release(plan.nvcc).split("."))) >= (12, 8):
         flags.append("--compress-mode=size")
-    for target in plan.architectures:
-        flags.append(f"-gencode=arch={target.replace('sm_', 'compute_')},code={target}")
+    flags += [f"-gencode=arch={target.replace('sm_', 'compute_')},code={target}" for target in plan.architectures]
     rule = shlex.join([plan.nvcc, *flags]).replace("$", "$$")
     lines = ["rule nvcc", f"  command = {rule} -MD -MF $out.d -c $in -o $out", "  depfile = $out.d", "  deps = gcc"]
     objects = []
@@ -288,8 +292,8 @@ def commands(plan: Plan) -> dict[str, type]:
 
     from torch.utils.cpp_extension import BuildExtension
 
-    class BuildNative(BuildExtension):  # type: ignore[misc]
-        """Builds the extension, in a folder that outlives the build, so that the next one compiles only what changed."""
+    class BuildNative(BuildExtension):
+        """Builds the extension in a folder that is kept, so that the next build compiles only what changed."""
 
         def finalize_options(self) -> None:
             super().finalize_options()

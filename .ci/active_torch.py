@@ -1,4 +1,4 @@
-"""Prints where the active Python is installed, if packages may be installed there and its torch is one that fastalign runs on."""
+"""Prints the active environment's folder, if it has a torch on which fastalign runs and takes packages."""
 
 import importlib.metadata
 import sys

@@ -109,8 +109,15 @@ PyMethodDef methods[] = {
 #endif
     {nullptr, nullptr, 0, nullptr}};
 
-PyModuleDef module = {PyModuleDef_HEAD_INIT, "fastalign._C", "What the native binary holds and uses.", -1, methods, nullptr,
-                      nullptr, nullptr, nullptr};
+PyModuleDef module = {PyModuleDef_HEAD_INIT,
+                      "fastalign._C",
+                      "What the native binary holds and uses.",
+                      -1,
+                      methods,
+                      nullptr,
+                      nullptr,
+                      nullptr,
+                      nullptr};
 
 }  // namespace
 

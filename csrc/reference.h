@@ -5,14 +5,13 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <algorithm>
 #include <array>
 #include <string>
 
 namespace fastalign {
 
-// The result of the reference kernel of an op with one tensor as result. The namespace fastalign_reference holds each op's
-// twin, whose only kernel is the reference (fastalign/_native.py).
+// The result of the reference kernel of an op with one tensor as result. The namespace fastalign_reference holds each
+// op's twin, whose only kernel is the reference (fastalign/_native.py).
 template <typename... Arguments>
 torch::stable::Tensor call_reference(const char* op, const Arguments&... arguments) {
   std::array<StableIValue, sizeof...(Arguments)> stack{torch::stable::detail::from(arguments)...};

@@ -62,7 +62,8 @@ void* current_cuda_stream(int32_t device_index) {
     failed = current_stream(device_index, &result);
   }
   if (failed) {
-    throw std::runtime_error("fastalign: torch gives no current CUDA stream for device " + std::to_string(device_index));
+    throw std::runtime_error("fastalign: torch gives no current CUDA stream for device " +
+                             std::to_string(device_index));
   }
   return result;
 }

@@ -1,14 +1,13 @@
 """Loads the extension where it is there, and knows why not where it is not.
 
-The CPU kernels are registered as the extension is loaded. The CUDA kernels are registered when torch initialises CUDA, and
-only if a device can run them; the other devices use the reference.
+The CPU kernels are registered as the extension is loaded. The CUDA kernels are registered when torch initialises CUDA,
+and only if a device can run them; the other devices use the reference.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
 import warnings
 from pathlib import Path
@@ -16,7 +15,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-
 
 _library: torch.library.Library | None = None
 
@@ -41,7 +39,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
         except ImportError as error:
             why = f"it does not load: {error}"
         else:
-            extension.cpu_level()  # raises here, not at the first op, where the level that was asked for is not to be had
+            extension.cpu_level()  # a level that is not to be had raises here, not at the first op
             return extension, None
     warnings.warn(
         f"fastalign runs without its native kernels, on the PyTorch reference, which is slower: {why}",
@@ -134,7 +132,7 @@ def _define_references() -> None:
 
 
 def _register_cuda() -> None:
-    """Registers the CUDA kernels; torch calls it when it initialises CUDA, where an exception would break torch itself."""
+    """Registers the CUDA kernels. Called by torch as it initialises CUDA, which an exception would break."""
     try:
         devices = cuda_devices()
         if module is not None and any(device["why_not"] is None for device in devices):
@@ -146,7 +144,8 @@ def _register_cuda() -> None:
     for device in devices:
         if device["why_not"] is not None:
             warnings.warn(
-                f"fastalign uses the PyTorch reference on cuda:{device['index']} ({device['name']}): {device['why_not']}",
+                f"fastalign uses the PyTorch reference on cuda:{device['index']} ({device['name']}): "
+                f"{device['why_not']}",
                 RuntimeWarning,
                 stacklevel=2,
             )

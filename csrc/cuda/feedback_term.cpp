@@ -34,7 +34,8 @@ std::optional<Dtype> dtype_of(const Tensor& tensor) {
 bool fits(const Tensor& signal, const Tensor& feedback, const Tensor& kept) {
   if (signal.dim() != 2 || feedback.dim() != 2 || (kept.dim() != 2 && kept.dim() != 4)) return false;
   for (const Tensor* other : {&signal, &feedback}) {
-    if (other->scalar_type() != kept.scalar_type() || other->get_device_index() != kept.get_device_index()) return false;
+    if (other->scalar_type() != kept.scalar_type() || other->get_device_index() != kept.get_device_index())
+      return false;
   }
   const int64_t units = kept.dim() == 4 ? kept.size(1) * kept.size(2) * kept.size(3) : kept.size(1);
   return signal.size(0) == kept.size(0) && feedback.size(0) == units && feedback.size(1) == signal.size(1);

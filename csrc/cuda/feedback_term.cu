@@ -12,8 +12,8 @@ namespace fastalign {
 
 namespace {
 
-constexpr int tile = 32;          // a block computes 32 samples × 32 units, over 32 classes at a time
-constexpr int rows = 8;           // of 32 threads each
+constexpr int tile = 32;           // a block computes 32 samples × 32 units, over 32 classes at a time
+constexpr int rows = 8;            // of 32 threads each
 constexpr int64_t grid_y = 65535;  // the largest grid that CUDA allows in y
 
 template <typename T>
@@ -41,13 +41,13 @@ __global__ void feedback_term_kernel(const FeedbackTerm term) {
       for (int row = threadIdx.y; row < tile; row += rows) {
         const int64_t n = first_sample + row;
         const int64_t h = first_unit + row;
-        signal[row][lane] = n < term.samples && c < term.classes
-                                ? Sum<T>(static_cast<const T*>(term.signal)[n * term.signal_strides[0] +
-                                                                            c * term.signal_strides[1]])
-                                : Sum<T>(0);
+        signal[row][lane] =
+            n < term.samples && c < term.classes
+                ? Sum<T>(static_cast<const T*>(term.signal)[n * term.signal_strides[0] + c * term.signal_strides[1]])
+                : Sum<T>(0);
         feedback[row][lane] = h < units && c < term.classes
-                                  ? Sum<T>(static_cast<const T*>(term.feedback)[h * term.feedback_strides[0] +
-                                                                                c * term.feedback_strides[1]])
+                                  ? Sum<T>(static_cast<const T*>(
+                                        term.feedback)[h * term.feedback_strides[0] + c * term.feedback_strides[1]])
                                   : Sum<T>(0);
       }
       __syncthreads();

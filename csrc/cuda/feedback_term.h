@@ -28,7 +28,8 @@ struct FeedbackTerm {
   bool given_output;
 };
 
-// Computes on a stream (a cudaStream_t) of the current device. Sums in float32, in float64 for float64, in a fixed order.
+// Computes on a stream (a cudaStream_t) of the current device. Sums in float32, in float64 for float64, in a fixed
+// order.
 void feedback_term(const FeedbackTerm& term, Dtype dtype, void* stream);
 
 }  // namespace fastalign

@@ -14,8 +14,8 @@ struct CudaVersions {
 
 CudaVersions cuda_versions();
 
-// Registers the CUDA kernels, on the first call; usable[i] says whether they can run on device i. Not done when the binary is
-// loaded, because torch knows no way to take a kernel back once it turns out that no device can run it.
+// Registers the CUDA kernels, on the first call; usable[i] says whether they can run on device i. Not done when the
+// binary is loaded, because torch knows no way to take a kernel back once it turns out that no device can run it.
 void register_cuda_kernels(const std::vector<bool>& usable);
 
 // Whether the kernels can run on a device; where not, a kernel hands the call to the reference.
