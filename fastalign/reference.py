@@ -24,7 +24,7 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def _f(a: Tensor, activation: int) -> Tensor:
+def activate(a: Tensor, activation: int) -> Tensor:
     """h = f(a)."""
     match Activation(activation):
         case Activation.IDENTITY:
@@ -129,7 +129,7 @@ def dropout_factor(like: Tensor, p: float, seed: Tensor) -> Tensor:
 
 def activation_forward(a: Tensor, activation: int, dropout: float, seed: Tensor | None) -> Tensor:
     """h = f(a), then inverted dropout: like a."""
-    h = _f(_wide(a), activation)
+    h = activate(_wide(a), activation)
     if dropout > 0 and seed is not None:
         h = h * dropout_factor(h, dropout, seed)
     return h.to(a.dtype, memory_format=torch.contiguous_format, copy=True)
@@ -154,12 +154,10 @@ def activation_backward(
     return delta.to(kept.dtype, memory_format=torch.contiguous_format, copy=True)
 
 
-def activation_difference(
-    a: Tensor, delta_a: Tensor, activation: int, dropout: float, seed: Tensor | None
-) -> Tensor:
+def activation_difference(a: Tensor, delta_a: Tensor, activation: int, dropout: float, seed: Tensor | None) -> Tensor:
     """Δh = (f(a + Δa) − f(a)) ⊙ dropout: like a. The nonlinearity of PEPITA's second pass in the delta form."""
     wide, delta = _wide(a), _wide(delta_a).reshape(a.shape)
-    difference = _f(wide + delta, activation) - _f(wide, activation)
+    difference = activate(wide + delta, activation) - activate(wide, activation)
     if dropout > 0 and seed is not None:
         difference = difference * dropout_factor(difference, dropout, seed)
     return difference.to(a.dtype, memory_format=torch.contiguous_format)
@@ -187,7 +185,9 @@ def feedback_terms(
     signal: Tensor, feedback: Sequence[Tensor], kept: Sequence[Tensor], activation: int, given_output: bool
 ) -> list[Tensor]:
     """`feedback_term` of several layers under one signal: δ_l = (s B_lᵀ) ⊙ f′(a_l)."""
-    return [feedback_term(signal, b, k, activation, given_output, 0.0, None) for b, k in zip(feedback, kept, strict=True)]
+    return [
+        feedback_term(signal, b, k, activation, given_output, 0.0, None) for b, k in zip(feedback, kept, strict=True)
+    ]
 
 
 def linear_forward(

@@ -141,9 +141,7 @@ def _convolution(
     for channels, name in ((pre.shape[1], pre_name), (post.shape[1], "output")):
         if channels % groups:
             raise ValueError(f"groups: expected a divisor of the {channels} channels of {name}, got {groups}")
-    size = [
-        (pre.shape[2 + i] + 2 * pads[i] - holes[i] * (kernel[i] - 1) - 1) // steps[i] + 1 for i in range(2)
-    ]
+    size = [(pre.shape[2 + i] + 2 * pads[i] - holes[i] * (kernel[i] - 1) - 1) // steps[i] + 1 for i in range(2)]
     meaning = "(N, Ci, Hi, Wi)"
     if pre.shape[0] != post.shape[0]:
         checks.shape(pre_name, pre, (post.shape[0], *pre.shape[1:]), meaning)

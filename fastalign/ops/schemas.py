@@ -74,7 +74,9 @@ def _pepita_linear_update(h: Tensor, _h_mod: Tensor, x_mod: Tensor) -> tuple[Ten
     return _linear_update(h, x_mod, 1.0, True)
 
 
-def _kernel_update(post: Tensor, pre: Tensor, kernel_size: Sequence[int], groups: int, bias: bool) -> tuple[Tensor, Tensor]:
+def _kernel_update(
+    post: Tensor, pre: Tensor, kernel_size: Sequence[int], groups: int, bias: bool
+) -> tuple[Tensor, Tensor]:
     shape = (post.shape[1], pre.shape[1] // groups, *kernel_size)
     return post.new_empty(shape), post.new_empty(post.shape[1] if bias else 0)
 
@@ -149,3 +151,5 @@ for _name, _schema in SCHEMAS.items():
     _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastalign::{_name}", _FAKES[_name], lib=_library)
+
+kernels = torch.ops.fastalign

@@ -1,0 +1,270 @@
+"""The links of a network during one step: activations with dropout, and other modules with autograd inside."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from fastalign.activations import Activation
+from fastalign.nn.plan import ActivationLink
+from fastalign.nn.tape import Keep, Tape
+from fastalign.ops.schemas import kernels
+
+_LINEAR = (torch.nn.AvgPool2d, torch.nn.AdaptiveAvgPool2d, torch.nn.Flatten, torch.nn.Unflatten, torch.nn.ZeroPad2d)
+"""Modules whose difference is the module of the difference."""
+_STOCHASTIC = (torch.nn.modules.dropout._DropoutNd, torch.nn.RReLU)
+
+
+class ActivationPass:
+    """f and dropout during one step."""
+
+    def __init__(self, link: ActivationLink, tape: Tape) -> None:
+        self._link = link
+        self._tape = tape
+        self._p = 0.0
+        self._kept = self._seed = -1
+        self._given_output = False
+
+    @property
+    def function(self) -> Activation:
+        return self._link.activation
+
+    @property
+    def modules(self) -> tuple[torch.nn.Module, ...]:
+        return self._link.modules
+
+    @property
+    def has_effect(self) -> bool:
+        return self._p > 0 or self.function is not Activation.IDENTITY
+
+    def needs_preactivation(self, keep: Keep) -> bool:
+        """Whether a must be kept; an identity without dropout is its own output."""
+        if keep in (Keep.FOR_DIFFERENCE, Keep.FOR_BOTH):
+            return self.has_effect
+        return keep is Keep.FOR_GRADIENT and not self.function.derivative_follows_from_output
+
+    def draw_dropout(self, like: Tensor) -> tuple[float, Tensor | None]:
+        """The probability of dropout in this pass, and its seed, from torch's generator of the device."""
+        dropout = self._link.dropout
+        if dropout is None or not dropout.training or dropout.p == 0:
+            return 0.0, None
+        self._p = float(dropout.p)
+        seed = torch.randint(2**63 - 1, (1,), device=like.device)
+        self._drawn = seed
+        return self._p, seed
+
+    def keep(self, tensor: Tensor, keep: Keep) -> None:
+        """Keep the preactivation, or the output where that does."""
+        if not keep:
+            return
+        self._given_output = not self.needs_preactivation(keep)
+        self._kept = self._tape.keep(tensor)
+        if self._p > 0:
+            self._seed = self._tape.keep(self._drawn)
+
+    def forward(self, a: Tensor, keep: Keep) -> Tensor:
+        p, seed = self.draw_dropout(a)
+        if is_watched(*self.modules):
+            h = self._forward_watched(a, p, seed)
+        else:
+            h = kernels.activation_forward(a, int(self.function), p, seed) if self.has_effect else a
+        self.keep(a if self.needs_preactivation(keep) else h, keep)
+        return h
+
+    def _forward_watched(self, a: Tensor, p: float, seed: Tensor | None) -> Tensor:
+        h = kernels.activation_forward(a, int(self.function), 0.0, None)
+        for module in self.modules:
+            if module is self._link.dropout:
+                dropped = kernels.activation_forward(h, int(Activation.IDENTITY), p, seed) if p > 0 else h
+                observe(module, h, dropped)
+                return dropped
+            observe(module, a, h)
+        return h
+
+    @property
+    def kept(self) -> Tensor:
+        return self._tape[self._kept]
+
+    @property
+    def plain(self) -> tuple[int, bool] | None:
+        """The activation and whether its output was kept; None with dropout."""
+        return None if self._p > 0 else (int(self.function), self._given_output)
+
+    def _state(self) -> tuple[Tensor, int, bool, float, Tensor | None]:
+        seed = self._tape[self._seed] if self._p > 0 else None
+        return self.kept, int(self.function), self._given_output, self._p, seed
+
+    def backward(self, signal: Tensor) -> Tensor:
+        """s ⊙ f′(a) ⊙ dropout."""
+        if not self.has_effect:
+            return signal
+        kept, *arguments = self._state()
+        return kernels.activation_backward(signal.to(kept.dtype), kept, *arguments)
+
+    def feedback_term(self, signal: Tensor, matrix: Tensor) -> Tensor:
+        """(signal · matrixᵀ) ⊙ f′(a) ⊙ dropout."""
+        kept, *arguments = self._state()
+        shape = kept.shape
+        if kept.dim() != 4:
+            kept = kept.reshape(signal.shape[0], -1)
+        term = kernels.feedback_term(signal.to(kept.dtype), matrix.to(kept.dtype), kept, *arguments)
+        return term.reshape(shape)
+
+    def output(self) -> Tensor:
+        """f(a) after dropout, computed again where it was not kept."""
+        kept, activation, given_output, p, seed = self._state()
+        return kept if given_output else kernels.activation_forward(kept, activation, p, seed)
+
+    def difference(self, delta_a: Tensor) -> Tensor:
+        """(f(a + Δa) − f(a)) ⊙ dropout."""
+        if not self.has_effect:
+            return delta_a
+        kept, activation, _, p, seed = self._state()
+        return kernels.activation_difference(kept, delta_a.reshape(kept.shape).to(kept.dtype), activation, p, seed)
+
+    def linear_difference(self, delta: Tensor, weight: Tensor) -> Tensor:
+        """(f(a + delta · weightᵀ) − f(a)) ⊙ dropout."""
+        kept, activation, _, p, seed = self._state()
+        if not self.has_effect:
+            return delta.to(kept.dtype) @ weight.to(kept.dtype).T
+        return kernels.linear_difference(delta.to(kept.dtype), weight.to(kept.dtype), kept, activation, p, seed)
+
+
+class ModulePass:
+    """Any other module during one step: a graph of its own for backward, the input for differences."""
+
+    def __init__(self, module: torch.nn.Module, tape: Tape) -> None:
+        self._module = module
+        self._tape = tape
+        self._gradients: dict[torch.nn.Parameter, Tensor] = {}
+
+    @property
+    def only_reshapes(self) -> bool:
+        return isinstance(self._module, torch.nn.Flatten | torch.nn.Unflatten)
+
+    def forward(self, h: Tensor, keep: Keep) -> Tensor:
+        if keep in (Keep.FOR_GRADIENT, Keep.FOR_BOTH):
+            return self._forward_with_graph(h)
+        if keep is Keep.FOR_DIFFERENCE:
+            self._refuse_stochastic()
+            self._input = self._tape.keep(h)
+        return _single_tensor(self._module, self._module(h))
+
+    def _forward_with_graph(self, h: Tensor) -> Tensor:
+        self._parameters = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
+        with torch.enable_grad():
+            # Stand-ins for the parameters, so that hooks on the parameters themselves see one gradient, the rule's.
+            stand_ins = {name: p.detach().requires_grad_() for name, p in self._parameters.items()}
+            x = h.detach().requires_grad_()
+            # NOTE: an in-place module must not write into what the layer before has kept.
+            given = x.clone() if getattr(self._module, "inplace", False) else x
+            if stand_ins:
+                y = functional_call(self._module, stand_ins, (given,))
+            else:
+                y = self._module(given)
+        self._graph: tuple[Tensor, Tensor, list[Tensor]] | None = (
+            x,
+            _single_tensor(self._module, y),
+            list(stand_ins.values()),
+        )
+        return y.detach()
+
+    def backward(self, signal: Tensor) -> Tensor:
+        """The signal at the module's input; its parameters' gradients wait in `take_gradients`."""
+        if self._graph is None:
+            raise RuntimeError("Trying to backward through the graph a second time; specify retain_graph=True")
+        x, y, stand_ins = self._graph
+        keep_graph = torch._C._autograd._get_current_graph_task_keep_graph()
+        found: tuple[Tensor | None, ...] = (None,) * (1 + len(stand_ins))
+        if y.requires_grad:
+            received = signal.reshape(y.shape).to(y.dtype)
+            found = torch.autograd.grad(y, (x, *stand_ins), received, retain_graph=keep_graph, allow_unused=True)
+        if not keep_graph:
+            self._graph = None
+        for parameter, gradient in zip(self._parameters.values(), found[1:], strict=True):
+            if gradient is not None:
+                self._gradients[parameter] = gradient
+        return torch.zeros_like(x) if found[0] is None else found[0]
+
+    def take_gradients(self) -> dict[torch.nn.Parameter, Tensor]:
+        """The parameters' gradients since they were last taken."""
+        gradients, self._gradients = self._gradients, {}
+        return gradients
+
+    def difference(self, delta: Tensor) -> Tensor:
+        """m(h + Δh) − m(h)."""
+        module, h = self._module, self._tape[self._input]
+        delta = delta.reshape(h.shape)
+        if isinstance(module, torch.nn.MaxPool2d) and h.dim() == 4:
+            window = [_pair(v) for v in (module.kernel_size, module.stride, module.padding, module.dilation)]
+            return kernels.max_pool2d_difference(h, delta.to(h.dtype), *window, module.ceil_mode)
+        if isinstance(module, _LINEAR):
+            return module(delta)
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
+            no_shift = torch.zeros_like(module.running_var)
+            return F.batch_norm(delta, no_shift, module.running_var, module.weight, None, eps=module.eps)
+        return module(h + delta) - module(h)
+
+    def _refuse_stochastic(self) -> None:
+        module = self._module
+        if module.training and isinstance(module, _STOCHASTIC):
+            raise RuntimeError(
+                f"PEPITA: {type(module).__name__} draws anew in the modulated pass; expected Dropout, whose mask both passes share"
+            )
+        if module.training and isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            raise RuntimeError(
+                f"PEPITA: {type(module).__name__} in training mode takes its statistics from the batch, which the modulated "
+                "pass changes; expected it in eval mode"
+            )
+
+
+def is_watched(*modules: torch.nn.Module) -> bool:
+    """Whether any of the modules has hooks."""
+    return any(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        for module in modules
+    )
+
+
+def observe(module: torch.nn.Module, x: Tensor, output: Tensor) -> None:
+    """Call the module's forward hooks, as its own call would have, with what the kernels computed for it."""
+    kind = type(module).__name__
+    if module._backward_hooks or module._backward_pre_hooks:
+        raise RuntimeError(f"{kind}: a backward hook on a module sees nothing under a rule; hook its parameters")
+    calls: list[object] = []
+    for key, hook in module._forward_pre_hooks.items():
+        calls.append(hook(module, (x,), {}) if key in module._forward_pre_hooks_with_kwargs else hook(module, (x,)))
+    for key, hook in module._forward_hooks.items():
+        with_kwargs = key in module._forward_hooks_with_kwargs
+        calls.append(hook(module, (x,), {}, output) if with_kwargs else hook(module, (x,), output))
+    if any(result is not None for result in calls):
+        raise RuntimeError(f"{kind}: a forward hook may look at a layer's value under a rule, not change it")
+
+
+def accepts(layer: torch.nn.Module, x: Tensor) -> None:
+    """The layer can take this input."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    if isinstance(layer, torch.nn.Conv2d):
+        if x.dim() != 4 or x.shape[1] != layer.in_channels:
+            raise ValueError(f"input: expected shape (N, {layer.in_channels}, H, W) for {layer}, got {tuple(x.shape)}")
+    elif x.dim() < 2 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"input: expected shape (N, {weight.shape[1]}) for {layer}, got {tuple(x.shape)}")
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(f"input: expected dtype {weight.dtype}, that of {layer}, got {x.dtype}")
+    if x.device != weight.device:
+        raise ValueError(f"input: expected device {weight.device}, that of {layer}, got {x.device}")
+
+
+def _single_tensor(module: torch.nn.Module, output: object) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"{type(module).__name__}: expected a module that returns one tensor, got {type(output).__name__}"
+        )
+    return output
+
+
+def _pair(value: int | tuple[int, ...]) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)

@@ -1,0 +1,299 @@
+"""One standard pass of a network, and what it keeps for the rule.
+
+Tensors are kept on a `Tape`, which autograd's saved tensors hold between forward and backward. A `LayerPass` is a layer
+during one step: `fastalign.rules.base.Layer` says what a rule asks of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastalign import reference
+from fastalign.activations import Activation
+from fastalign.nn.links import ActivationPass, ModulePass, accepts, is_watched, observe
+from fastalign.nn.plan import ActivationLink, Link, Stage, is_native_layer
+from fastalign.nn.tape import Keep, Tape
+from fastalign.ops.schemas import kernels
+
+
+class LayerPass:
+    """A stage of the network during one step."""
+
+    def __init__(self, stage: Stage, tape: Tape) -> None:
+        self.stage = stage
+        self._feedback = -1
+        self.trainable = False
+        self.local_gradients: dict[torch.nn.Parameter, Tensor] = {}
+        self._tape = tape
+        self._links: list[ActivationPass | ModulePass] = []
+        self._block: ModulePass | None = None
+        self._block_input_signal: Tensor | None = None
+
+    # The standard pass
+
+    def forward(self, x: Tensor, keep: Keep) -> Tensor:
+        """The stage's output; keeps what `keep` says of it."""
+        layer = self.stage.layer
+        native = is_native_layer(layer)
+        if native:
+            x = _autocast(x)
+        self.input_shape = x.shape
+        self._input = self._tape.keep(x) if keep else -1
+        links = list(self.stage.links)
+        if layer is None:
+            h = x
+        elif native:
+            accepts(layer, x)
+            first = (
+                links.pop(0) if links and isinstance(links[0], ActivationLink) else ActivationLink(Activation.IDENTITY)
+            )
+            assert isinstance(first, ActivationLink)
+            forward = self._forward_linear if isinstance(layer, torch.nn.Linear) else self._forward_convolution
+            h = forward(x, ActivationPass(first, self._tape), keep)
+        else:
+            self._block = ModulePass(layer, self._tape)
+            h = self._block.forward(x, Keep.FOR_GRADIENT if keep else keep)
+        for link in links:
+            h = self._add(link).forward(h, keep)
+        self.output_shape = h.shape
+        return h
+
+    def _add(self, link: Link) -> ActivationPass | ModulePass:
+        run = (
+            ActivationPass(link, self._tape)
+            if isinstance(link, ActivationLink)
+            else ModulePass(link.module, self._tape)
+        )
+        self._links.append(run)
+        return run
+
+    def _parameters(self, x: Tensor, keep: Keep) -> tuple[Tensor, Tensor | None]:
+        """The layer's weight and bias in the dtype of the pass; the weight is kept."""
+        layer = self._native
+        weight, bias = layer.weight, layer.bias
+        if weight.dtype != x.dtype:
+            if keep:
+                self._tape.keep(layer.weight)  # so that autograd notices when it changes before backward
+            weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+        self._weight = self._tape.keep(weight) if keep else -1
+        return weight, bias
+
+    def _forward_linear(self, x: Tensor, activation: ActivationPass, keep: Keep) -> Tensor:
+        self._links.append(activation)
+        weight, bias = self._parameters(x, keep)
+        rows = x.reshape(-1, x.shape[-1])
+        shape = (*x.shape[:-1], weight.shape[0])
+        if is_watched(self._native, *activation.modules):
+            a = kernels.linear_forward(rows, weight, bias, int(Activation.IDENTITY), 0.0, None, False)[0]
+            return activation.forward(self._observed(x, a.reshape(shape)), keep)
+        p, seed = activation.draw_dropout(x)
+        keep_a = activation.needs_preactivation(keep)
+        h, a = kernels.linear_forward(rows, weight, bias, int(activation.function), p, seed, keep_a)
+        activation.keep(a if keep_a else h, keep)
+        return h.reshape(shape)
+
+    def _forward_convolution(self, x: Tensor, activation: ActivationPass, keep: Keep) -> Tensor:
+        self._links.append(activation)
+        weight, bias = self._parameters(x, keep)
+        stride, padding, dilation, groups = convolution_of(self._native)
+        a = torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        return activation.forward(self._observed(x, a), keep)
+
+    def _observed(self, x: Tensor, a: Tensor) -> Tensor:
+        layer = self._native
+        if is_watched(layer):
+            observe(layer, x, reference.activate(a, getattr(layer, "activation", Activation.IDENTITY)))
+        return a
+
+    @property
+    def _native(self) -> torch.nn.Linear | torch.nn.Conv2d:
+        layer = self.stage.layer
+        assert isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
+        return layer
+
+    def begin(self) -> None:
+        """Forget what an earlier backward pass left."""
+        self.local_gradients = {}
+        self._block_input_signal = None
+
+    # What a rule asks
+
+    @property
+    def weight(self) -> Tensor:
+        return self._tape[self._weight]
+
+    @property
+    def input(self) -> Tensor:
+        return self._tape[self._input]
+
+    def keep_feedback(self, matrix: Tensor | None) -> None:
+        """Keep the layer's fixed matrix for the rule."""
+        self._feedback = -1 if matrix is None else self._tape.keep(matrix)
+
+    @property
+    def feedback(self) -> Tensor | None:
+        return None if self._feedback < 0 else self._tape[self._feedback]
+
+    def plain_activation(self) -> tuple[int, bool] | None:
+        """What f′ follows from, if nothing but an activation without dropout follows the layer."""
+        if self.is_block or len(self._links) != 1 or not isinstance(self._links[0], ActivationPass):
+            return None
+        return self._links[0].plain
+
+    @property
+    def kept_activity(self) -> Tensor:
+        """What the activation has kept, a or h."""
+        return self._activity_link().kept
+
+    @property
+    def only_reshapes(self) -> bool:
+        """Whether the links do nothing but flatten."""
+        return all(isinstance(link, ModulePass) and link.only_reshapes for link in self._links)
+
+    @property
+    def is_block(self) -> bool:
+        return self._block is not None
+
+    @property
+    def is_linear(self) -> bool:
+        return not self.is_block and isinstance(self.stage.layer, torch.nn.Linear)
+
+    @property
+    def is_convolution(self) -> bool:
+        return not self.is_block and isinstance(self.stage.layer, torch.nn.Conv2d)
+
+    @property
+    def positions(self) -> int:
+        return self.kept_activity.shape[2:].numel() if self.is_convolution else 1
+
+    def delta(self, signal: Tensor, matrix: Tensor) -> Tensor:
+        """δ_l = (signal · matrixᵀ) ⊙ f′(a_l), the signal entering at the stage's output."""
+        if len(self._links) == 1 and isinstance(self._links[0], ActivationPass) and not self.is_block:
+            return self._links[0].feedback_term(signal, matrix)
+        projected = signal @ matrix.to(signal.dtype).T
+        return self.take_back(projected.reshape(self.output_shape))
+
+    def delta_through(self, above: LayerPass, delta: Tensor, matrix: Tensor | None = None) -> Tensor:
+        """δ_l = (δ_{l+1} · matrix) ⊙ f′(a_l), by default W_{l+1}; through a block above by backpropagation inside it."""
+        if above.is_linear and delta.dim() == 2 and len(self.output_shape) == 2:
+            return self.delta(delta, (above.weight if matrix is None else matrix).T)
+        return self.take_back(above.input_signal(delta, matrix))
+
+    def input_signal(self, delta: Tensor, matrix: Tensor | None = None) -> Tensor:
+        """The signal that δ_l sends to the layer's input through a matrix of its weight's shape, by default W_l."""
+        if self._block is not None:
+            return self._block_signal(delta)
+        weight = (self.weight if matrix is None else matrix).to(delta.dtype)
+        if self.is_linear:
+            return (delta.reshape(-1, weight.shape[0]) @ weight).reshape(self.input_shape)
+        stride, padding, dilation, groups = convolution_of(self._native)
+        mask = [True, False, False]
+        return torch.ops.aten.convolution_backward(
+            delta, self.input.to(delta.dtype), weight, None, stride, padding, dilation, False, [0, 0], groups, mask
+        )[0]
+
+    def take_back(self, signal: Tensor) -> Tensor:
+        """A signal at the stage's output, taken back to δ_l at the preactivation by the links' own derivatives."""
+        for link in reversed(self._links):
+            signal = link.backward(signal)
+            if isinstance(link, ModulePass):
+                self.local_gradients.update(link.take_gradients())
+        return signal
+
+    def preactivation(self) -> Tensor:
+        """a_l, of a layer that keeps it."""
+        return self.kept_activity
+
+    def activity(self) -> Tensor:
+        """h_l after the activation and before pooling; a_l where no activation follows directly."""
+        return self._activity_link().output()
+
+    def preactivation_difference(self, delta_input: Tensor) -> Tensor:
+        """Δa_l = W_l Δh_{l−1}."""
+        weight = self.weight
+        delta_input = delta_input.to(weight.dtype)
+        if self.is_linear:
+            return delta_input @ weight.T
+        stride, padding, dilation, groups = convolution_of(self._native)
+        return torch.conv2d(delta_input, weight, None, stride, padding, dilation, groups)
+
+    def difference(self, delta_input: Tensor, matrix: Tensor | None = None) -> Tensor:
+        """Δh_l = f(a_l + W_l Δh_{l−1}) − f(a_l), before pooling; with a matrix in place of W_l for a factor of Δh_{l−1}."""
+        if self.is_linear:
+            rows = delta_input.reshape(-1, delta_input.shape[-1])
+            return self._activity_link().linear_difference(rows, self.weight if matrix is None else matrix)
+        return self._activity_link().difference(self.preactivation_difference(delta_input))
+
+    def pass_on(self, difference: Tensor) -> Tensor:
+        """Δh_l through the links after the activation, shaped like the stage's output."""
+        for link in self._links if self.stage.layer is None else self._links[1:]:
+            difference = link.difference(difference)
+        return difference.reshape(self.output_shape)
+
+    def _activity_link(self) -> ActivationPass:
+        link = self._links[0]
+        assert isinstance(link, ActivationPass)
+        return link
+
+    def _block_signal(self, delta: Tensor) -> Tensor:
+        assert self._block is not None
+        if self._block_input_signal is None:
+            self._block_input_signal = self._block.backward(delta)
+            self.local_gradients.update(self._block.take_gradients())
+        return self._block_input_signal
+
+    # The update
+
+    def update(self, post: Tensor, pre: Tensor, scale: float, with_bias: bool) -> tuple[Tensor, Tensor]:
+        """ΔW = scale · Σ post ⊗ pre and Δb = scale · Σ post."""
+        post = post.to(pre.dtype)
+        if self.is_linear:
+            rows = post.reshape(-1, post.shape[-1]), pre.reshape(-1, pre.shape[-1])
+            return kernels.linear_update(*rows, scale, with_bias)
+        layer = self._native
+        assert isinstance(layer, torch.nn.Conv2d)
+        return kernels.conv2d_update(post, pre, layer.kernel_size, *convolution_of(layer), scale, with_bias)
+
+    def gradients(self, post: Tensor, pre: Tensor, scale: float) -> dict[torch.nn.Parameter, Tensor]:
+        """What an update changes, as gradients by parameter: the layer's, and those of modules within the stage."""
+        found: dict[torch.nn.Parameter, Tensor] = {}
+        if self._block is not None:
+            self._block_signal(post)
+        elif any(p.requires_grad for p in self._native.parameters()):
+            weight, bias = self._native.weight, self._native.bias
+            found[weight], bias_update = self.update(post, pre, scale, bias is not None)
+            if bias is not None:
+                found[bias] = bias_update
+        for parameter, gradient in self.local_gradients.items():
+            found[parameter] = gradient if scale == 1 else gradient * scale
+        self.local_gradients = {}
+        return found
+
+
+def _autocast(x: Tensor) -> Tensor:
+    """x in autocast's dtype, where that is on."""
+    device_type = x.device.type
+    if not torch.is_autocast_enabled(device_type) or x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return x
+    return x.to(torch.get_autocast_dtype(device_type))
+
+
+def convolution_of(layer: torch.nn.Module) -> tuple[Sequence[int], Sequence[int], Sequence[int], int]:
+    """Stride, padding (as numbers), dilation and groups of a convolution."""
+    assert isinstance(layer, torch.nn.Conv2d)
+    padding = layer.padding
+    if padding == "valid":
+        padding = (0, 0)
+    elif padding == "same":
+        total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        if any(t % 2 for t in total):
+            raise ValueError(
+                f"padding: 'same' with kernel {layer.kernel_size} and dilation {layer.dilation} pads unevenly; "
+                "expected an odd kernel, or a ZeroPad2d before the layer"
+            )
+        padding = (total[0] // 2, total[1] // 2)
+    assert not isinstance(padding, str)
+    return layer.stride, padding, layer.dilation, layer.groups

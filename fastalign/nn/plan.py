@@ -1,0 +1,148 @@
+"""The plan of a network: its modules sorted into layers, each with what follows it up to the next.
+
+A *layer* holds weights that a rule updates: a linear layer, a convolution, or a block (any other module with weights).
+What follows it is a chain of *links*: activations with their dropout, and other modules (pooling, normalisation, …).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fastalign.activations import Activation
+from fastalign.nn.layers import Block, Conv2d, Linear
+from fastalign.rules import Rule
+
+
+@dataclass(frozen=True)
+class ActivationLink:
+    """f, then dropout where there is one."""
+
+    activation: Activation
+    dropout: torch.nn.Dropout | None = None
+    modules: tuple[torch.nn.Module, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModuleLink:
+    """Any other module between two layers."""
+
+    module: torch.nn.Module
+
+
+Link = ActivationLink | ModuleLink
+
+
+@dataclass
+class Stage:
+    """A layer and the links after it; the links before the first layer form a stage without one."""
+
+    layer: torch.nn.Module | None
+    links: list[Link] = field(default_factory=list)
+
+    @property
+    def rule(self) -> Rule | None:
+        """The rule that the layer asks for itself."""
+        return getattr(self.layer, "rule", None)
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """The parameters of the layer, then those of the links."""
+        if self.layer is not None:
+            yield from self.layer.parameters()
+        for link in self.links:
+            if isinstance(link, ModuleLink):
+                yield from link.module.parameters()
+
+    def run(self, x: Tensor) -> Tensor:
+        """The stage's output as its modules compute it."""
+        if self.layer is not None:
+            x = self.layer(x)
+        for link in self.links:
+            for module in (link.module,) if isinstance(link, ModuleLink) else link.modules:
+                x = module(x)
+        return x
+
+
+def make_plan(modules: Iterable[torch.nn.Module]) -> list[Stage]:
+    """The stages of a chain of modules: first the one without a layer, then one for each layer."""
+    stages = [Stage(None)]
+    for module in _flatten(modules):
+        if _is_layer(module, first=len(stages) == 1):
+            own = getattr(module, "activation", Activation.IDENTITY)
+            stages.append(Stage(module))
+            if isinstance(module, Linear | Conv2d) and own is not Activation.IDENTITY:
+                stages[-1].links.append(ActivationLink(own))
+        else:
+            _add_link(stages[-1].links, module)
+    return stages
+
+
+def _flatten(modules: Iterable[torch.nn.Module]) -> Iterator[torch.nn.Module]:
+    """The modules, with nested chains opened unless they have a rule of their own."""
+    for module in modules:
+        if type(module) is torch.nn.Sequential or getattr(module, "is_plain_chain", False):
+            yield from _flatten(module.children())
+        else:
+            yield module
+
+
+def _is_layer(module: torch.nn.Module, first: bool) -> bool:
+    """Whether a rule gives this module an update of its own.
+
+    A module whose parameters are all vectors (normalisation, PReLU) belongs to the layer before it.
+    """
+    if isinstance(module, Block):
+        return True
+    parameters = list(module.parameters())
+    return any(p.dim() != 1 for p in parameters) or (first and bool(parameters))
+
+
+def is_native_layer(module: torch.nn.Module | None) -> bool:
+    """Whether the module is a linear layer or a zero-padded convolution, and not a subclass that computes something else."""
+    if type(module) in (torch.nn.Linear, Linear):
+        return True
+    return type(module) in (torch.nn.Conv2d, Conv2d) and module.padding_mode == "zeros"  # type: ignore[union-attr]
+
+
+def _add_link(links: list[Link], module: torch.nn.Module) -> None:
+    if type(module) is torch.nn.Dropout:
+        last = links[-1] if links else None
+        if isinstance(last, ActivationLink) and last.dropout is None:
+            links[-1] = ActivationLink(last.activation, module, (*last.modules, module))
+        else:
+            links.append(ActivationLink(Activation.IDENTITY, module, (module,)))
+        return
+    activation = _activation_of(module)
+    if activation is None:
+        links.append(ModuleLink(module))
+    elif activation is not Activation.IDENTITY:
+        links.append(ActivationLink(activation, None, (module,)))
+
+
+def _activation_of(module: torch.nn.Module) -> Activation | None:
+    """The activation that a parameterless torch module is, None if it is none that the kernels know."""
+    if not type(module).__module__.startswith("torch.nn."):
+        return None
+    match module:
+        case torch.nn.Identity():
+            return Activation.IDENTITY
+        case torch.nn.Tanh():
+            return Activation.TANH
+        case torch.nn.Sigmoid():
+            return Activation.LOGISTIC
+        case torch.nn.ReLU():
+            return Activation.RELU
+        case torch.nn.LeakyReLU(negative_slope=0.01):
+            return Activation.LEAKY_RELU
+        case torch.nn.ELU(alpha=1.0):
+            return Activation.ELU
+        case torch.nn.Softplus(beta=1.0, threshold=20.0):
+            return Activation.SOFTPLUS
+        case torch.nn.SiLU():
+            return Activation.SILU
+        case torch.nn.GELU(approximate="none"):
+            return Activation.GELU
+    return None

@@ -1,0 +1,193 @@
+"""One step of a network under its rules: the autograd Function, and the step as a rule sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fastalign.nn.passes import LayerPass
+from fastalign.nn.plan import Stage
+from fastalign.nn.tape import Keep, Tape
+from fastalign.ops.schemas import kernels
+from fastalign.rules import Rule, Update
+
+
+class NetworkStep:
+    """A network during one step; to its rules a `fastalign.rules.Step`."""
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        rules: Sequence[Rule],
+        feedback: Sequence[Tensor | None],
+        projection: Tensor | None,
+        target: Tensor | None,
+    ) -> None:
+        self._tape = Tape()
+        self._rules = rules
+        self._target = target
+        self._projection = projection
+        self._feedback = feedback
+        self.input_requires_grad = False
+        self._prelude, *self.layers = [LayerPass(stage, self._tape) for stage in stages]
+        for layer in self.layers:
+            layer.trainable = any(p.requires_grad for p in layer.stage.parameters())
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The parameters of all layers, each once."""
+        return list(dict.fromkeys(p for layer in self.layers for p in layer.stage.parameters()))
+
+    # The standard pass
+
+    def forward(self, x: Tensor, keep: bool = True) -> Tensor:
+        """The network's output; with `keep` everything that the rules will ask for is kept."""
+        h = self._prelude.forward(x, self._keep_prelude() if keep else Keep.NOTHING)
+        for layer, rule in zip(self.layers, self._rules, strict=True):
+            h = layer.forward(h, self._keep(layer, rule) if keep else Keep.NOTHING)
+        if not keep:
+            return h
+        for layer, matrix in zip(self.layers, self._feedback, strict=False):
+            layer.keep_feedback(matrix)
+        self._input_slot = self._tape.keep(x)
+        self._projection_slot = -1 if self._projection is None else self._tape.keep(self._projection)
+        return h
+
+    def _keep(self, layer: LayerPass, rule: Rule) -> Keep:
+        if not rule.keeps_preactivations:
+            return Keep.FOR_GRADIENT
+        return Keep.FOR_BOTH if layer is self.layers[-1] else Keep.FOR_DIFFERENCE
+
+    def _keep_prelude(self) -> Keep:
+        return Keep.FOR_DIFFERENCE if self._rules[0].keeps_preactivations else Keep.FOR_GRADIENT
+
+    def release(self) -> list[Tensor]:
+        """The kept tensors, for autograd to hold."""
+        return self._tape.release()
+
+    # The rules
+
+    def updates(self, kept: tuple[Tensor, ...], output_gradient: Tensor) -> Iterator[Update]:
+        """The updates of all layers for a gradient ∂loss/∂output.
+
+        Rules of the whole network run alone. Others may alternate: each run of layers with one rule starts from the δ of the
+        layer above it, whichever rule made that.
+        """
+        self._tape.restore(kept)
+        for layer in self.layers:
+            layer.begin()
+        *hidden, output = self.layers
+        self._gradient = output.take_back(output_gradient)
+        network_rule = self._rules[-1]
+        self._scale_error(network_rule)
+        if network_rule.whole_network:
+            above = Update(output, self.error, output.input, 1 / self.error_scale)
+            yield from network_rule.updates(self, hidden, above)
+            return
+        above = Update(output, self._gradient, output.input)
+        yield above
+        lowest = next((i for i, layer in enumerate(hidden) if layer.trainable or self.input_requires_grad), len(hidden))
+        for rule, layers in reversed(_runs(self._rules[lowest:-1], hidden[lowest:])):
+            self._scale_error(rule)
+            if above.scale != 1:
+                above = Update(above.layer, above.post * above.scale, above.pre)
+            for update in rule.updates(self, layers, above):
+                yield update
+                if update.layer is layers[0]:
+                    above = update
+        self._lowest = above
+
+    def _scale_error(self, rule: Rule) -> None:
+        self.error_scale = rule.sample_error_scale(self._gradient.shape[0])
+        self.error = self._gradient if self.error_scale == 1 else self._gradient * self.error_scale
+
+    def input_gradient(self) -> Tensor:
+        """∂loss/∂x, once all updates were taken, where the rules define it."""
+        first, delta = self.layers[0], self._lowest.post
+        return self._prelude.take_back(first.input_signal(delta).reshape(self._prelude.output_shape))
+
+    @property
+    def input(self) -> Tensor:
+        return self._tape[self._input_slot]
+
+    @property
+    def projection(self) -> Tensor:
+        return self._tape[self._projection_slot]
+
+    @property
+    def target(self) -> Tensor:
+        assert self._target is not None
+        return self._target.to(self._gradient.dtype)
+
+    def feedback_terms(self, signal: Tensor, layers: Sequence[LayerPass]) -> list[Tensor]:
+        """δ_l = (signal · B_lᵀ) ⊙ f′(a_l): in one call where the layers are plain and alike."""
+        alike = {layer.plain_activation() for layer in layers}
+        if len(layers) > 1 and len(alike) == 1 and (kind := alike.pop()) is not None:
+            dtype = layers[0].kept_activity.dtype
+            matrices = [layer.feedback.to(dtype) for layer in layers]
+            return kernels.feedback_terms(signal.to(dtype), matrices, [layer.kept_activity for layer in layers], *kind)
+        return [layer.delta(signal, layer.feedback) for layer in layers]
+
+    def first_input_difference(self, modulation: Tensor) -> Tensor:
+        """Δh_0 as the first layer receives it."""
+        return self._prelude.pass_on(modulation).reshape(self.layers[0].input_shape)
+
+    def input_difference_is_direct(self) -> bool:
+        """Whether the modulated input reaches a linear first layer unchanged but for its shape."""
+        return self.layers[0].is_linear and self._prelude.only_reshapes and len(self.layers[0].input_shape) == 2
+
+
+def _runs(rules: Sequence[Rule], layers: Sequence[LayerPass]) -> list[tuple[Rule, list[LayerPass]]]:
+    """Consecutive layers with the same rule, together."""
+    pairs = groupby(zip(rules, layers, strict=True), key=lambda pair: id(pair[0]))
+    groups = [list(group) for _, group in pairs]
+    return [(group[0][0], [layer for _, layer in group]) for group in groups]
+
+
+class StepFunction(torch.autograd.Function):
+    """The standard pass forward; backward, the rules' updates as the parameters' gradients."""
+
+    @staticmethod
+    def forward(step: NetworkStep, x: Tensor, *parameters: Tensor) -> Tensor:
+        return step.forward(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.step, x, *ctx.parameters = inputs
+        ctx.step.input_requires_grad = x.requires_grad
+        ctx.save_for_backward(*ctx.step.release())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, ...]:
+        step = ctx.step
+        gradients: dict[Tensor, Tensor] = {}
+        for layer, post, pre, scale in step.updates(ctx.saved_tensors, output_gradient):
+            for parameter, gradient in layer.gradients(post, pre, scale).items():
+                gradient = gradient.to(parameter.dtype)
+                gradients[parameter] = gradients[parameter] + gradient if parameter in gradients else gradient
+        input_gradient = step.input_gradient() if step.input_requires_grad else None
+        step.release()
+        return None, input_gradient, *(gradients.get(parameter) for parameter in ctx.parameters)
+
+
+def one_hot_target(target: Tensor, batch: int, classes: int, like: Tensor) -> Tensor:
+    """The target as (N, C) in the dtype of `like`: class indices (N), or one-hot rows already.
+
+    Raises:
+        ValueError: for another shape.
+    """
+    if target.shape == (batch,) and not target.is_floating_point():
+        return F.one_hot(target.to(like.device, torch.int64), classes).to(like.dtype)
+    if target.shape == (batch, classes):
+        return target.to(like)
+    raise ValueError(
+        f"target: expected class indices of shape ({batch},) or one-hot rows of shape ({batch}, {classes}), "
+        f"got {target.dtype} of shape {tuple(target.shape)}"
+    )

@@ -1,0 +1,284 @@
+"""A chain of modules that learns by a rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from fastalign import feedback as feedback_matrices
+from fastalign.initialisation import draw_weight
+from fastalign.nn.plan import ModuleLink, Stage, is_native_layer, make_plan
+from fastalign.nn.run import NetworkStep, StepFunction, one_hot_target
+from fastalign.rules import BP, DFA, DRTP, FA, IFA, PEPITA, Rule, named
+
+
+class Sequential(torch.nn.Sequential):
+    """torch.nn.Sequential that learns by a rule: `loss.backward()` runs it, any optimizer applies its updates.
+
+    Without a rule it is torch.nn.Sequential. With one, the chain is seen as layers (linear layers, convolutions, blocks), each
+    with what follows it; nested chains are opened, and any other module with weight matrices counts as a `Block`.
+
+    Args:
+        modules: the modules, or one ordered mapping of them by name.
+        rule: a rule or its name, for all layers that have none of their own; or one for each layer.
+        input_shape: the shape of one sample, where the shape of a fixed matrix depends on it (convolutions, blocks).
+
+    Raises:
+        ValueError, TypeError: for an unknown rule, a network that the rule cannot train, or a missing input_shape.
+    """
+
+    def __init__(
+        self,
+        *modules: Any,
+        rule: str | Rule | Sequence[str | Rule] | None = None,
+        input_shape: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(*modules)
+        self.input_shape = None if input_shape is None else tuple(input_shape)
+        self.rule: Rule | None = None
+        self._layer_rules: tuple[Rule, ...] = ()
+        self._units: tuple[int, ...] = ()
+        self._classes = 0
+        self._plan: tuple[tuple[torch.nn.Module, ...], list[Stage]] | None = None
+        self.projection: Tensor | None
+        self.register_buffer("projection", None)
+        if rule is not None:
+            self.set_rule(rule)
+
+    # The rule and its fixed matrices
+
+    def set_rule(self, rule: str | Rule | Sequence[str | Rule]) -> None:
+        """Learn by another rule: parameters stay, fixed matrices are drawn anew.
+
+        Raises:
+            ValueError, TypeError: as the constructor.
+        """
+        layers = self._stages()[1:]
+        if not layers:
+            raise ValueError("rule: a network needs at least one layer with weights, got none")
+        rules = _assign(rule, layers)
+        _check(rules, layers)
+        matrices = self._draw(rules, layers)
+        for name in [name for name in self._buffers if name.startswith("feedback_")]:
+            del self._buffers[name]
+        self.register_buffer("projection", None)
+        for name, matrix in matrices.items():
+            self.register_buffer(name, matrix)
+        self.rule, self._layer_rules = rules[-1], rules
+
+    @property
+    def feedback(self) -> tuple[Tensor | None, ...]:
+        """The fixed matrix of each hidden layer that has one: B_l (H_l, C), for FA one of the shape of W_{l+1}."""
+        shared = self._buffers.get("feedback_shared")
+        return tuple(
+            shared[: self._units[i]]
+            if shared is not None and isinstance(rule, DFA) and rule.shared_feedback
+            else self._buffers.get(f"feedback_{i}")
+            for i, rule in enumerate(self._layer_rules[:-1])
+        )
+
+    @property
+    def is_plain_chain(self) -> bool:
+        """Whether it is only a chain of modules, which another network may open."""
+        return type(self) is Sequential and self.rule is None
+
+    def _stages(self) -> list[Stage]:
+        """The plan, made again when the modules are others."""
+        modules = tuple(self.modules())[1:]
+        if self._plan is None or self._plan[0] != modules:
+            self._plan = modules, make_plan(self)
+        return self._plan[1]
+
+    # The step
+
+    def forward(self, input: Tensor, target: Tensor | None = None) -> Tensor:
+        """The network's output; its backward is the rule's.
+
+        Args:
+            input: x, (N, ...).
+            target: class indices (N) or one-hot rows (N, C); every rule takes it, DRTP needs it while training.
+
+        Raises:
+            ValueError: for an input or a target of the wrong shape, or none where the rule needs one.
+            RuntimeError: if x requires grad under a rule that defines no gradient of the input.
+        """
+        if self.rule is None:
+            return super().forward(input)
+        return self._learn(input, target)
+
+    def _learn(self, x: Tensor, target: Tensor | None) -> Tensor:
+        stages = self._stages()
+        if len(stages) - 1 != len(self._layer_rules):
+            raise RuntimeError(
+                f"Sequential: its rules were set for {len(self._layer_rules)} layers, now it has {len(stages) - 1}; "
+                "call set_rule again"
+            )
+        if x.dim() < 2:
+            raise ValueError(f"input: expected a batch of samples (N, ...), got shape {tuple(x.shape)}")
+        if self.projection is not None and x.shape[1:].numel() != self.projection.shape[0]:
+            expected = self.projection.shape[0]
+            raise ValueError(
+                f"input: expected samples of {expected} numbers (projection F), got shape {tuple(x.shape)}"
+            )
+        if not any(rule.needs_target for rule in self._layer_rules):
+            target = None
+        elif target is not None:
+            target = one_hot_target(target, x.shape[0], self._classes, x)
+        elif self.training and torch.is_grad_enabled():
+            raise ValueError("target: DRTP needs it while training, call net(x, target); got None")
+        self._keep_out_of_broadcasts()
+        step = NetworkStep(stages, self._layer_rules, self.feedback, self.projection, target)
+        parameters = step.parameters
+        if not torch.is_grad_enabled() or not (x.requires_grad or any(p.requires_grad for p in parameters)):
+            return step.forward(x, keep=False)
+        if x.requires_grad and not all(rule.defines_input_gradient for rule in self._layer_rules):
+            raise RuntimeError(
+                f"input: it requires grad, but {self.rule} defines no gradient of the input; "
+                "detach it, or ask input_gradient(x, loss_fn) for the true one"
+            )
+        return StepFunction.apply(step, x, *parameters)
+
+    # NOTE: torch.compile runs a step as it is: its kernels are fused already, and its backward is no graph.
+    _learn._torchdynamo_disable = True  # type: ignore[attr-defined]
+
+    def input_gradient(self, x: Tensor, loss_fn: Callable[[Tensor], Tensor]) -> Tensor:
+        """∂loss/∂x by backpropagation, whatever the rule.
+
+        Args:
+            x: the input, (N, ...).
+            loss_fn: takes the network's output and returns a scalar loss.
+
+        Returns:
+            The gradient, shaped like x. Parameters and their gradients stay as they are.
+        """
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            stages = self._stages()
+            step = NetworkStep(stages, [BP()] * (len(stages) - 1), (), None, None)
+            loss = loss_fn(StepFunction.apply(step, x))
+            return torch.autograd.grad(loss, x)[0]
+
+    def _keep_out_of_broadcasts(self) -> None:
+        """Under DistributedDataParallel fixed matrices were synchronised when it was made, which is often enough."""
+        parallel = DistributedDataParallel._get_active_ddp_module()
+        if parallel is not None and getattr(parallel, "modules_buffers", None):
+            fixed = {id(matrix) for name, matrix in self._buffers.items() if matrix is not None}
+            parallel.modules_buffers = [b for b in parallel.modules_buffers if id(b) not in fixed]
+
+    # Fixed matrices
+
+    def _draw(self, rules: Sequence[Rule], layers: Sequence[Stage]) -> dict[str, Tensor]:
+        """The buffers that the rules ask for, drawn; remembers the units of each layer and the classes."""
+        like = next(p for stage in layers for p in stage.parameters()).detach()
+        buffers: dict[str, Tensor] = {}
+        if any(isinstance(rule, DFA | DRTP | IFA | PEPITA) for rule in rules):
+            size, self._units, self._classes = self._sizes(rules[-1], layers, like)
+        for i, (rule, above) in enumerate(zip(rules[:-1], layers[1:], strict=True)):
+            if isinstance(rule, FA) and is_native_layer(above.layer):
+                buffers[f"feedback_{i}"] = _like_weight(rule.feedback, above)
+            elif isinstance(rule, DFA) and rule.shared_feedback:
+                most = max(self._units[j] for j, other in enumerate(rules[:-1]) if other is rule)
+                if "feedback_shared" not in buffers:
+                    buffers["feedback_shared"] = feedback_matrices.draw(rule.feedback, most, self._classes, like)
+            elif isinstance(rule, DFA | DRTP) or (isinstance(rule, IFA) and i == 0):
+                buffers[f"feedback_{i}"] = feedback_matrices.draw(rule.feedback, self._units[i], self._classes, like)
+        if isinstance(rules[-1], PEPITA):
+            rule = rules[-1]
+            buffers["projection"] = feedback_matrices.draw(
+                rule.projection, size, self._classes, like, rule.projection_scale
+            )
+        return buffers
+
+    def _sizes(self, rule: Rule, layers: Sequence[Stage], like: Tensor) -> tuple[int, tuple[int, ...], int]:
+        """The size of a sample, the units that each layer hands on, the classes (the size of a_L), found by a dry run."""
+        shape = self.input_shape
+        first = layers[0].layer
+        if shape is None and isinstance(first, torch.nn.Linear):
+            shape = (first.in_features,)
+        if shape is None:
+            raise ValueError(
+                f"input_shape: {rule} has fixed matrices whose shape depends on it; expected the shape of one sample, "
+                "for example (3, 32, 32), got None"
+            )
+        training = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            with torch.no_grad():
+                h = like.new_zeros(1, *shape)
+                units = []
+                for stage in self._stages():
+                    if stage.layer is not None:
+                        classes = stage.layer(h)[0].numel()
+                    h = stage.run(h)
+                    units.append(h[0].numel())
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"input_shape: the network does not take samples of shape {shape}: {error}") from error
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+        return math.prod(shape), tuple(units[1:]), classes
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        """A state dict without fixed matrices (of a plain torch network) leaves them as they are."""
+        for name, matrix in self._buffers.items():
+            if matrix is not None:
+                state_dict.setdefault(prefix + name, matrix)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plan": None}
+
+    def extra_repr(self) -> str:
+        return "" if self.rule is None else f"rule={self.rule!r}"
+
+
+def _like_weight(feedback: str, above: Stage) -> Tensor:
+    assert above.layer is not None
+    weight = above.layer.weight
+    assert isinstance(weight, Tensor)
+    if feedback == "weights":
+        return weight.detach().clone()
+    return draw_weight(feedback, weight.detach())
+
+
+def _assign(rule: str | Rule | Sequence[str | Rule], layers: Sequence[Stage]) -> tuple[Rule, ...]:
+    """A rule for each layer."""
+    if isinstance(rule, str | Rule):
+        network_rule = named(rule)
+        return tuple(stage.rule or network_rule for stage in layers)
+    if not isinstance(rule, Sequence):
+        raise TypeError(f"rule: expected a rule, a name, or one for each layer, got {type(rule).__name__}")
+    if len(rule) != len(layers):
+        raise ValueError(f"rule: expected one for each of the {len(layers)} layers, got {len(rule)}")
+    by_name = {name: named(name) for name in rule if isinstance(name, str)}
+    return tuple(by_name[r] if isinstance(r, str) else named(r) for r in rule)
+
+
+def _check(rules: Sequence[Rule], layers: Sequence[Stage]) -> None:
+    """The rules can train these layers together."""
+    for rule in rules:
+        if rule.whole_network and any(other is not rule for other in rules):
+            raise ValueError(f"rule: {rule} passes over the whole network and cannot be the rule of single layers")
+    for stage, rule in zip(layers, rules, strict=True):
+        kind = type(stage.layer).__name__
+        if isinstance(rule, IFA) and not isinstance(stage.layer, torch.nn.Linear):
+            raise ValueError(
+                f"rule: IFA sends its signal forward through weight matrices; expected linear layers, got {kind}"
+            )
+        if isinstance(rule, PEPITA) and not is_native_layer(stage.layer):
+            raise ValueError(
+                f"rule: PEPITA needs the activities of every layer with weights, which {kind} hides inside; "
+                "expected Linear and Conv2d layers"
+            )
+        if isinstance(rule, PEPITA):
+            inner = [link.module for link in stage.links if isinstance(link, ModuleLink)]
+            for module in inner:
+                if any(p.requires_grad for p in module.parameters()) and not isinstance(
+                    module, torch.nn.modules.batchnorm._BatchNorm
+                ):
+                    raise ValueError(f"rule: PEPITA defines no update for the weights of {type(module).__name__}")

@@ -1,0 +1,155 @@
+"""What a rule is, and what it sees of a network during one step.
+
+A rule turns the error of the output into updates ΔW = scale · Σ post ⊗ pre, one layer after another. It never touches
+`.grad`, an optimizer or a loss: a sink does with the updates what it likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+ErrorScale = float | Callable[[int], float] | None
+
+
+class Layer(Protocol):
+    """A layer l as one step sees it, after the standard pass."""
+
+    feedback: Tensor | None
+    """The fixed matrix of this layer, as its rule asked for it."""
+    trainable: bool
+    """Whether anything of the layer wants an update."""
+
+    @property
+    def weight(self) -> Tensor:
+        """W_l."""
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether it is a convolution."""
+
+    @property
+    def input(self) -> Tensor:
+        """h_{l−1}."""
+
+    @property
+    def positions(self) -> int:
+        """How many products per sample an update sums: Ho·Wo of a convolution, 1 of a linear layer."""
+
+    def delta(self, signal: Tensor, matrix: Tensor) -> Tensor:
+        """δ_l = (signal · matrixᵀ) ⊙ f′(a_l): the signal (N, S) enters at the layer's output, after its pooling."""
+
+    def delta_through(self, above: Layer, delta: Tensor, matrix: Tensor | None = None) -> Tensor:
+        """δ_l = (δ_{l+1} · matrix) ⊙ f′(a_l): the δ of the layer above taken back through its W, or a matrix in its place.
+
+        Through a block above: by backpropagation inside it.
+        """
+
+    def preactivation(self) -> Tensor:
+        """a_l, of the output layer or where the rule keeps preactivations."""
+
+    def activity(self) -> Tensor:
+        """h_l, after the activation and before pooling."""
+
+    def preactivation_difference(self, delta_input: Tensor) -> Tensor:
+        """Δa_l = W_l Δh_{l−1}."""
+
+    def difference(self, delta_input: Tensor, matrix: Tensor | None = None) -> Tensor:
+        """Δh_l = f(a_l + W_l Δh_{l−1}) − f(a_l), before pooling; with a matrix in place of W_l for a factor of Δh_{l−1}."""
+
+    def pass_on(self, difference: Tensor) -> Tensor:
+        """Δh_l as the next layer receives it: taken through pooling and whatever else follows."""
+
+
+class Step(Protocol):
+    """One step of a network: the standard pass is over, the error is known."""
+
+    layers: Sequence[Layer]
+    """All layers with weights, from the input to the output."""
+    error: Tensor
+    """e = s · ∂loss/∂a_L, of the shape of a_L."""
+    error_scale: float
+    """s, which makes e the error of a sample."""
+    projection: Tensor
+    """F (D, C)."""
+
+    @property
+    def input(self) -> Tensor:
+        """x = h_0, as the network got it."""
+
+    @property
+    def target(self) -> Tensor:
+        """y* (N, C), one-hot."""
+
+    def feedback_terms(self, signal: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
+        """δ_l = (signal · B_lᵀ) ⊙ f′(a_l) of several layers at once."""
+
+    def first_input_difference(self, modulation: Tensor) -> Tensor:
+        """Δh_0 as the first layer receives it, for a modulation of the input."""
+
+    def input_difference_is_direct(self) -> bool:
+        """Whether the modulated input reaches a linear first layer unchanged but for its shape."""
+
+
+class Update(NamedTuple):
+    """ΔW = scale · Σ post ⊗ pre of one layer, and Δb = scale · Σ post."""
+
+    layer: Layer
+    post: Tensor
+    pre: Tensor
+    scale: float = 1.0
+
+
+class Rule:
+    """A learning rule. Its attributes say what it needs; its generator says what it does."""
+
+    name: str
+    whole_network = False
+    """Whether it must be the rule of all layers: its pass over the network cannot be cut."""
+    takes_sample_error = False
+    """Whether it is not linear in e and so needs the error of a sample: it then has an `error_scale`."""
+    needs_target = False
+    passes_through_layers = False
+    """Whether the δ of the layer above goes back through this layer's weights, or a matrix in their place."""
+    defines_input_gradient = False
+    keeps_preactivations = False
+    error_scale: ErrorScale = None
+
+    def sample_error_scale(self, batch: int) -> float:
+        """s: the number that makes s · ∂loss/∂a_L the error of a sample. By default N, right for a mean-reduced loss."""
+        if not self.takes_sample_error:
+            return 1.0
+        if self.error_scale is None:
+            return float(max(batch, 1))
+        return float(self.error_scale(batch) if callable(self.error_scale) else self.error_scale)
+
+    def updates(self, step: Step, layers: Sequence[Layer], above: Update) -> Iterator[Update]:
+        """The updates of a run of hidden layers; `above` is the update of the layer over them (post = its δ).
+
+        A rule of the whole network gets all hidden layers and yields the output layer's update too.
+        """
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({settings})"
+
+
+def check_error_scale(error_scale: ErrorScale) -> ErrorScale:
+    """The error scale, if it is one: a positive number, a callable of the batch size, or None."""
+    if error_scale is None or callable(error_scale):
+        return error_scale
+    if isinstance(error_scale, bool) or not isinstance(error_scale, int | float):
+        raise TypeError(f"error_scale: expected a number or a callable of the batch size, got {error_scale!r}")
+    if not error_scale > 0:
+        raise ValueError(f"error_scale: expected a positive number, got {error_scale!r}")
+    return error_scale
+
+
+def check_choice(argument: str, value: str, choices: Sequence[str]) -> str:
+    """The value, if it is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{argument}: expected one of {', '.join(choices)}, got {value!r}")
+    return value

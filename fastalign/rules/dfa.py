@@ -1,0 +1,48 @@
+"""Direct feedback alignment (Nøkland 2016, eq. 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fastalign.feedback import check_distribution
+from fastalign.rules.base import ErrorScale, Layer, Rule, Step, Update, check_error_scale
+
+
+class DFA(Rule):
+    """δ_l = (B_l e) ⊙ f′(a_l), B_l fixed (Nøkland 2016, eq. 8).
+
+    Args:
+        feedback: how B_l is drawn (`fastalign.feedback`); U(±1/√n_l) by default.
+        shared_feedback: one matrix for all layers, each taking as many of its rows as it has units (Launay et al. 2020).
+        sign_of_error: project sign(e) in place of e (sDFA; Frenkel et al. 2019).
+        error_scale: s, with sign_of_error: see `Rule.sample_error_scale`.
+
+    Raises:
+        ValueError, TypeError: for a setting that is not one.
+    """
+
+    name = "dfa"
+
+    def __init__(
+        self,
+        feedback: str = "uniform-fan-out",
+        shared_feedback: bool = False,
+        sign_of_error: bool = False,
+        error_scale: ErrorScale = None,
+    ) -> None:
+        self.feedback = check_distribution("feedback", feedback)
+        self.shared_feedback = shared_feedback
+        self.sign_of_error = sign_of_error
+        self.error_scale = check_error_scale(error_scale)
+        if error_scale is not None and not sign_of_error:
+            raise ValueError(
+                "error_scale: DFA is linear in e and takes it as it comes; expected None, unless sign_of_error"
+            )
+        self.takes_sample_error = sign_of_error
+
+    def updates(self, step: Step, layers: Sequence[Layer], above: Update) -> Iterator[Update]:
+        signal = step.error.flatten(1)
+        if self.sign_of_error:
+            signal = signal.sign()
+        for layer, delta in zip(layers, step.feedback_terms(signal, layers), strict=True):
+            yield Update(layer, delta, layer.input, 1 / step.error_scale)

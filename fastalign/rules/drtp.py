@@ -1,0 +1,34 @@
+"""Direct random target projection (Frenkel et al. 2019, arXiv 1909.01311)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fastalign.feedback import check_distribution
+from fastalign.rules.base import ErrorScale, Layer, Rule, Step, Update, check_error_scale
+
+
+class DRTP(Rule):
+    """δ_l = (B_l y*) ⊙ f′(a_l), y* the one-hot target, B_l fixed (Frenkel et al. 2019).
+
+    While training the network is called with the target: `net(x, target)`.
+
+    Args:
+        feedback: how B_l is drawn (`fastalign.feedback`); U(±√(6/n_l)) by default.
+        error_scale: s; hidden updates are divided by it (by default N, so that they are means over the batch).
+
+    Raises:
+        ValueError, TypeError: for a setting that is not one.
+    """
+
+    name = "drtp"
+    takes_sample_error = True
+    needs_target = True
+
+    def __init__(self, feedback: str = "he-uniform", error_scale: ErrorScale = None) -> None:
+        self.feedback = check_distribution("feedback", feedback)
+        self.error_scale = check_error_scale(error_scale)
+
+    def updates(self, step: Step, layers: Sequence[Layer], above: Update) -> Iterator[Update]:
+        for layer, delta in zip(layers, step.feedback_terms(step.target, layers), strict=True):
+            yield Update(layer, delta, layer.input, 1 / step.error_scale)

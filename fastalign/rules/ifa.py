@@ -1,0 +1,39 @@
+"""Indirect feedback alignment (Nøkland 2016, eq. 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fastalign.feedback import check_distribution
+from fastalign.rules.base import Layer, Rule, Step, Update
+
+
+class IFA(Rule):
+    """δ_1 = (B_1 e) ⊙ f′(a_1), then forward through the live weights: δ_l = (W_l δ_{l−1}) ⊙ f′(a_l) (Nøkland 2016, eq. 9).
+
+    Dense layers only.
+
+    Args:
+        feedback: how B_1 is drawn (`fastalign.feedback`); U(±1/√n_1) by default.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+
+    name = "ifa"
+    whole_network = True
+
+    def __init__(self, feedback: str = "uniform-fan-out") -> None:
+        self.feedback = check_distribution("feedback", feedback)
+
+    def updates(self, step: Step, layers: Sequence[Layer], above: Update) -> Iterator[Update]:
+        yield above
+        if not layers:
+            return
+        first = layers[0]
+        assert first.feedback is not None
+        delta = first.delta(step.error.flatten(1), first.feedback)
+        yield Update(first, delta, first.input)
+        for layer in layers[1:]:
+            delta = layer.delta(delta, layer.weight)
+            yield Update(layer, delta, layer.input)
