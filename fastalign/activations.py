@@ -44,4 +44,4 @@ class Activation(IntEnum):
             raise ValueError(f"activation: expected one of {', '.join(NAMES)}, got {name!r}") from None
 
 
-NAMES = tuple(member.name.lower() for member in Activation) + ("sigmoid",)
+NAMES = (*(member.name.lower() for member in Activation), "sigmoid")

@@ -1,10 +1,10 @@
 """The definition of correct: every kernel of fastalign in plain, readable PyTorch.
 
-Each function has the name and the arguments of its op `torch.ops.fastalign.<name>`, and is that op's kernel wherever there
-is no native one. Half-precision inputs are computed in float32; results come back in the dtype of the inputs.
+Each function has the name and the arguments of its op `torch.ops.fastalign.<name>`, and is that op's kernel wherever
+there is no native one. Half-precision inputs are computed in float32; results come back in the dtype of the inputs.
 
-Shapes: N samples, C classes (the width of the signal), H units of the layer, K inputs of the layer. A feature map of shape
-(N, Co, Ho, Wo) has H = Co·Ho·Wo units.
+Shapes: N samples, C classes (the width of the signal), H units of the layer, K inputs of the layer. A feature map of
+shape (N, Co, Ho, Wo) has H = Co·Ho·Wo units.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _derivative_from_output(h: Tensor, activation: int) -> Tensor:
 def random_words(count: int, seed: Tensor) -> Tensor:
     """`count` 32-bit words (as int64) of the counter-based generator Philox4x32-10: (count,).
 
-    Word i is output i mod 4 of counter (i div 4, 0) under the 64-bit key `seed`, so that any element can be drawn alone.
+    Word i is output i mod 4 of counter (i div 4, 0) under the 64-bit key `seed`: any element can be drawn alone.
     Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
     """
     low = 0xFFFFFFFF
@@ -120,7 +120,7 @@ def random_words(count: int, seed: Tensor) -> Tensor:
 
 
 def dropout_factor(like: Tensor, p: float, seed: Tensor) -> Tensor:
-    """The factor of inverted dropout for each element: 0 with probability p, else 1/(1 − p). Elements count row-major."""
+    """The factor of inverted dropout for each element: 0 with probability p, else 1/(1 − p); elements count row-major."""
     if p >= 1:
         return torch.zeros_like(like)
     kept = random_words(like.numel(), seed) >= round(p * 2**32)
@@ -174,8 +174,8 @@ def feedback_term(
 ) -> Tensor:
     """δ = (s Bᵀ) ⊙ f′(a) ⊙ dropout, like `kept`: signal s (N, C), feedback B (H, C), kept (N, H) or (N, Co, Ho, Wo).
 
-    DFA: s = e. DRTP: s = y*. BP: s = δ of the layer above and B its Wᵀ. FA: likewise with its fixed matrix. IFA: s = δ of
-    the layer below and B = W.
+    DFA: s = e. DRTP: s = y*. BP: s = δ of the layer above and B its Wᵀ. FA: likewise with its fixed matrix. IFA: s = δ
+    of the layer below and B = W.
     """
     projected = _wide(signal) @ _wide(feedback).T
     return activation_backward(projected.reshape(kept.shape), kept, activation, given_output, dropout, seed)
@@ -228,7 +228,7 @@ def linear_update(post: Tensor, pre: Tensor, scale: float, with_bias: bool) -> t
 def dfa_linear_update(
     error: Tensor, feedback: Tensor, kept: Tensor, x: Tensor, activation: int, given_output: bool
 ) -> tuple[Tensor, Tensor]:
-    """ΔW = δᵀ x (H, K) and Δb = Σ δ (H) with δ = (e Bᵀ) ⊙ f′(a): error (N, C), feedback (H, C), kept (N, H), x (N, K)."""
+    """ΔW = δᵀ x (H, K) and Δb = Σ δ (H) with δ = (e Bᵀ) ⊙ f′(a): error (N, C), feedback (H, C), x (N, K)."""
     delta = feedback_term(_wide(error), _wide(feedback), _wide(kept), activation, given_output, 0.0, None)
     weight_update, bias_update = linear_update(delta, _wide(x), 1.0, True)
     return weight_update.to(kept.dtype), bias_update.to(kept.dtype)

@@ -13,7 +13,7 @@ from fastalign.nn.layers import Block, Conv2d, Linear
 from fastalign.nn.sequential import Sequential
 
 if TYPE_CHECKING:
-    from torch.nn import *  # noqa: F403
+    from torch.nn import *  # type: ignore[assignment]  # noqa: F403
 
 __all__ = ["Block", "Conv2d", "Linear", "Sequential"]
 

@@ -25,7 +25,7 @@ class ActivationPass:
         self._tape = tape
         self._p = 0.0
         self._kept = self._seed = -1
-        self._given_output = False
+        self.given_output = False
 
     @property
     def function(self) -> Activation:
@@ -59,7 +59,7 @@ class ActivationPass:
         """Keep the preactivation, or the output where that does."""
         if not keep:
             return
-        self._given_output = not self.needs_preactivation(keep)
+        self.given_output = not self.needs_preactivation(keep)
         self._kept = self._tape.keep(tensor)
         if self._p > 0:
             self._seed = self._tape.keep(self._drawn)
@@ -88,13 +88,12 @@ class ActivationPass:
         return self._tape[self._kept]
 
     @property
-    def plain(self) -> tuple[int, bool] | None:
-        """The activation and whether its output was kept; None with dropout."""
-        return None if self._p > 0 else (int(self.function), self._given_output)
+    def has_dropout(self) -> bool:
+        return self._p > 0
 
     def _state(self) -> tuple[Tensor, int, bool, float, Tensor | None]:
         seed = self._tape[self._seed] if self._p > 0 else None
-        return self.kept, int(self.function), self._given_output, self._p, seed
+        return self.kept, int(self.function), self.given_output, self._p, seed
 
     def backward(self, signal: Tensor) -> Tensor:
         """s ⊙ f′(a) ⊙ dropout."""
@@ -160,10 +159,7 @@ class ModulePass:
             x = h.detach().requires_grad_()
             # NOTE: an in-place module must not write into what the layer before has kept.
             given = x.clone() if getattr(self._module, "inplace", False) else x
-            if stand_ins:
-                y = functional_call(self._module, stand_ins, (given,))
-            else:
-                y = self._module(given)
+            y = functional_call(self._module, stand_ins, (given,)) if stand_ins else self._module(given)
         self._graph: tuple[Tensor, Tensor, list[Tensor]] | None = (
             x,
             _single_tensor(self._module, y),
@@ -211,12 +207,13 @@ class ModulePass:
         module = self._module
         if module.training and isinstance(module, _STOCHASTIC):
             raise RuntimeError(
-                f"PEPITA: {type(module).__name__} draws anew in the modulated pass; expected Dropout, whose mask both passes share"
+                f"PEPITA: {type(module).__name__} draws anew in the modulated pass; "
+                "expected Dropout, whose mask both passes share"
             )
         if module.training and isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             raise RuntimeError(
-                f"PEPITA: {type(module).__name__} in training mode takes its statistics from the batch, which the modulated "
-                "pass changes; expected it in eval mode"
+                f"PEPITA: {type(module).__name__} in training mode takes its statistics from the batch, "
+                "which the modulated pass changes; expected it in eval mode"
             )
 
 

@@ -17,6 +17,7 @@ from fastalign.nn.links import ActivationPass, ModulePass, accepts, is_watched, 
 from fastalign.nn.plan import ActivationLink, Link, Stage, is_native_layer
 from fastalign.nn.tape import Keep, Tape
 from fastalign.ops.schemas import kernels
+from fastalign.rules import Layer
 
 
 class LayerPass:
@@ -137,11 +138,15 @@ class LayerPass:
     def feedback(self) -> Tensor | None:
         return None if self._feedback < 0 else self._tape[self._feedback]
 
-    def plain_activation(self) -> tuple[int, bool] | None:
-        """What f′ follows from, if nothing but an activation without dropout follows the layer."""
-        if self.is_block or len(self._links) != 1 or not isinstance(self._links[0], ActivationPass):
+    def plain_feedback(self) -> tuple[Tensor, Tensor, int, bool] | None:
+        """The fixed matrix, what the activation kept, its number, whether it kept its output; None if more follows."""
+        matrix = self.feedback
+        if matrix is None or self.is_block or len(self._links) != 1:
             return None
-        return self._links[0].plain
+        link = self._activity_link()
+        return (
+            None if link.has_dropout else (matrix.to(link.kept.dtype), link.kept, int(link.function), link.given_output)
+        )
 
     @property
     def kept_activity(self) -> Tensor:
@@ -169,21 +174,22 @@ class LayerPass:
     def positions(self) -> int:
         return self.kept_activity.shape[2:].numel() if self.is_convolution else 1
 
-    def delta(self, signal: Tensor, matrix: Tensor) -> Tensor:
+    def delta(self, signal: Tensor, matrix: Tensor | None) -> Tensor:
         """δ_l = (signal · matrixᵀ) ⊙ f′(a_l), the signal entering at the stage's output."""
+        assert matrix is not None
         if len(self._links) == 1 and isinstance(self._links[0], ActivationPass) and not self.is_block:
             return self._links[0].feedback_term(signal, matrix)
         projected = signal @ matrix.to(signal.dtype).T
         return self.take_back(projected.reshape(self.output_shape))
 
-    def delta_through(self, above: LayerPass, delta: Tensor, matrix: Tensor | None = None) -> Tensor:
-        """δ_l = (δ_{l+1} · matrix) ⊙ f′(a_l), by default W_{l+1}; through a block above by backpropagation inside it."""
+    def delta_through(self, above: Layer, delta: Tensor, matrix: Tensor | None = None) -> Tensor:
+        """δ_l = (δ_{l+1} · W_{l+1}) ⊙ f′(a_l), or with a matrix in place of W_{l+1}; through a block by autograd."""
         if above.is_linear and delta.dim() == 2 and len(self.output_shape) == 2:
             return self.delta(delta, (above.weight if matrix is None else matrix).T)
         return self.take_back(above.input_signal(delta, matrix))
 
     def input_signal(self, delta: Tensor, matrix: Tensor | None = None) -> Tensor:
-        """The signal that δ_l sends to the layer's input through a matrix of its weight's shape, by default W_l."""
+        """The signal that δ_l sends to the layer's input through W_l, or a matrix in its place."""
         if self._block is not None:
             return self._block_signal(delta)
         weight = (self.weight if matrix is None else matrix).to(delta.dtype)
@@ -221,7 +227,7 @@ class LayerPass:
         return torch.conv2d(delta_input, weight, None, stride, padding, dilation, groups)
 
     def difference(self, delta_input: Tensor, matrix: Tensor | None = None) -> Tensor:
-        """Δh_l = f(a_l + W_l Δh_{l−1}) − f(a_l), before pooling; with a matrix in place of W_l for a factor of Δh_{l−1}."""
+        """Δh_l = f(a_l + W_l Δh_{l−1}) − f(a_l), before pooling, or with a matrix in place of W_l."""
         if self.is_linear:
             rows = delta_input.reshape(-1, delta_input.shape[-1])
             return self._activity_link().linear_difference(rows, self.weight if matrix is None else matrix)
@@ -257,9 +263,9 @@ class LayerPass:
         assert isinstance(layer, torch.nn.Conv2d)
         return kernels.conv2d_update(post, pre, layer.kernel_size, *convolution_of(layer), scale, with_bias)
 
-    def gradients(self, post: Tensor, pre: Tensor, scale: float) -> dict[torch.nn.Parameter, Tensor]:
+    def gradients(self, post: Tensor, pre: Tensor, scale: float) -> dict[Tensor, Tensor]:
         """What an update changes, as gradients by parameter: the layer's, and those of modules within the stage."""
-        found: dict[torch.nn.Parameter, Tensor] = {}
+        found: dict[Tensor, Tensor] = {}
         if self._block is not None:
             self._block_signal(post)
         elif any(p.requires_grad for p in self._native.parameters()):

@@ -101,7 +101,7 @@ def _is_layer(module: torch.nn.Module, first: bool) -> bool:
 
 
 def is_native_layer(module: torch.nn.Module | None) -> bool:
-    """Whether the module is a linear layer or a zero-padded convolution, and not a subclass that computes something else."""
+    """Whether the module is a linear layer or a zero-padded convolution, no subclass that computes other things."""
     if type(module) in (torch.nn.Linear, Linear):
         return True
     return type(module) in (torch.nn.Conv2d, Conv2d) and module.padding_mode == "zeros"  # type: ignore[union-attr]

@@ -15,7 +15,7 @@ from fastalign.nn.passes import LayerPass
 from fastalign.nn.plan import Stage
 from fastalign.nn.tape import Keep, Tape
 from fastalign.ops.schemas import kernels
-from fastalign.rules import Rule, Update
+from fastalign.rules import Layer, Rule, Update
 
 
 class NetworkStep:
@@ -76,8 +76,8 @@ class NetworkStep:
     def updates(self, kept: tuple[Tensor, ...], output_gradient: Tensor) -> Iterator[Update]:
         """The updates of all layers for a gradient ∂loss/∂output.
 
-        Rules of the whole network run alone. Others may alternate: each run of layers with one rule starts from the δ of the
-        layer above it, whichever rule made that.
+        Rules of the whole network run alone. Others may alternate: each run of layers with one rule starts from the
+        δ of the layer above it, whichever rule made that.
         """
         self._tape.restore(kept)
         for layer in self.layers:
@@ -97,11 +97,12 @@ class NetworkStep:
             self._scale_error(rule)
             if above.scale != 1:
                 above = Update(above.layer, above.post * above.scale, above.pre)
+            lowest_layer: Layer = layers[0]
             for update in rule.updates(self, layers, above):
                 yield update
-                if update.layer is layers[0]:
+                if update.layer is lowest_layer:
                     above = update
-        self._lowest = above
+        self._delta = above.post
 
     def _scale_error(self, rule: Rule) -> None:
         self.error_scale = rule.sample_error_scale(self._gradient.shape[0])
@@ -109,8 +110,8 @@ class NetworkStep:
 
     def input_gradient(self) -> Tensor:
         """∂loss/∂x, once all updates were taken, where the rules define it."""
-        first, delta = self.layers[0], self._lowest.post
-        return self._prelude.take_back(first.input_signal(delta).reshape(self._prelude.output_shape))
+        signal = self.layers[0].input_signal(self._delta)
+        return self._prelude.take_back(signal.reshape(self._prelude.output_shape))
 
     @property
     def input(self) -> Tensor:
@@ -125,14 +126,15 @@ class NetworkStep:
         assert self._target is not None
         return self._target.to(self._gradient.dtype)
 
-    def feedback_terms(self, signal: Tensor, layers: Sequence[LayerPass]) -> list[Tensor]:
+    def feedback_terms(self, signal: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
         """δ_l = (signal · B_lᵀ) ⊙ f′(a_l): in one call where the layers are plain and alike."""
-        alike = {layer.plain_activation() for layer in layers}
-        if len(layers) > 1 and len(alike) == 1 and (kind := alike.pop()) is not None:
-            dtype = layers[0].kept_activity.dtype
-            matrices = [layer.feedback.to(dtype) for layer in layers]
-            return kernels.feedback_terms(signal.to(dtype), matrices, [layer.kept_activity for layer in layers], *kind)
-        return [layer.delta(signal, layer.feedback) for layer in layers]
+        plain = [layer.plain_feedback() for layer in layers if isinstance(layer, LayerPass)]
+        kinds = {None if term is None else term[2:] for term in plain}
+        if len(plain) < 2 or len(kinds) > 1 or None in kinds:
+            return [layer.delta(signal, layer.feedback) for layer in layers]
+        matrices, kept, activations, given_output = zip(*(term for term in plain if term is not None), strict=True)
+        signal = signal.to(kept[0].dtype)
+        return kernels.feedback_terms(signal, list(matrices), list(kept), activations[0], given_output[0])
 
     def first_input_difference(self, modulation: Tensor) -> Tensor:
         """Δh_0 as the first layer receives it."""

@@ -20,8 +20,8 @@ from fastalign.rules import BP, DFA, DRTP, FA, IFA, PEPITA, Rule, named
 class Sequential(torch.nn.Sequential):
     """torch.nn.Sequential that learns by a rule: `loss.backward()` runs it, any optimizer applies its updates.
 
-    Without a rule it is torch.nn.Sequential. With one, the chain is seen as layers (linear layers, convolutions, blocks), each
-    with what follows it; nested chains are opened, and any other module with weight matrices counts as a `Block`.
+    Without a rule it is torch.nn.Sequential. With one, the chain is seen as layers (linear, convolution, block),
+    each with what follows it; nested chains are opened, and any other module with weight matrices counts as a `Block`.
 
     Args:
         modules: the modules, or one ordered mapping of them by name.
@@ -195,7 +195,7 @@ class Sequential(torch.nn.Sequential):
         return buffers
 
     def _sizes(self, rule: Rule, layers: Sequence[Stage], like: Tensor) -> tuple[int, tuple[int, ...], int]:
-        """The size of a sample, the units that each layer hands on, the classes (the size of a_L), found by a dry run."""
+        """The size of a sample, the units that each layer hands on and the size of a_L, found by a dry run."""
         shape = self.input_shape
         first = layers[0].layer
         if shape is None and isinstance(first, torch.nn.Linear):

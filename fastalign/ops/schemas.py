@@ -17,12 +17,13 @@ _CONVOLUTION = "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilati
 
 SCHEMAS = {
     "activation_forward": "(Tensor a, int activation, float dropout, Tensor? seed) -> Tensor",
-    "activation_backward": "(Tensor signal, Tensor kept, int activation, bool given_output, float dropout, Tensor? seed)"
-    " -> Tensor",
+    "activation_backward": "(Tensor signal, Tensor kept, int activation, bool given_output, float dropout,"
+    " Tensor? seed) -> Tensor",
     "activation_difference": "(Tensor a, Tensor delta_a, int activation, float dropout, Tensor? seed) -> Tensor",
     "feedback_term": "(Tensor signal, Tensor feedback, Tensor kept, int activation, bool given_output, float dropout,"
     " Tensor? seed) -> Tensor",
-    "feedback_terms": "(Tensor signal, Tensor[] feedback, Tensor[] kept, int activation, bool given_output) -> Tensor[]",
+    "feedback_terms": "(Tensor signal, Tensor[] feedback, Tensor[] kept, int activation, bool given_output)"
+    " -> Tensor[]",
     "linear_forward": "(Tensor x, Tensor weight, Tensor? bias, int activation, float dropout, Tensor? seed,"
     " bool keep_preactivation) -> (Tensor, Tensor)",
     "linear_difference": "(Tensor delta, Tensor weight, Tensor preactivation, int activation, float dropout,"

@@ -17,14 +17,20 @@ ErrorScale = float | Callable[[int], float] | None
 class Layer(Protocol):
     """A layer l as one step sees it, after the standard pass."""
 
-    feedback: Tensor | None
-    """The fixed matrix of this layer, as its rule asked for it."""
     trainable: bool
     """Whether anything of the layer wants an update."""
 
     @property
+    def feedback(self) -> Tensor | None:
+        """The fixed matrix of this layer, as its rule asked for it."""
+
+    @property
     def weight(self) -> Tensor:
         """W_l."""
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is a linear layer."""
 
     @property
     def is_convolution(self) -> bool:
@@ -38,14 +44,14 @@ class Layer(Protocol):
     def positions(self) -> int:
         """How many products per sample an update sums: Ho·Wo of a convolution, 1 of a linear layer."""
 
-    def delta(self, signal: Tensor, matrix: Tensor) -> Tensor:
-        """δ_l = (signal · matrixᵀ) ⊙ f′(a_l): the signal (N, S) enters at the layer's output, after its pooling."""
+    def delta(self, signal: Tensor, matrix: Tensor | None) -> Tensor:
+        """δ_l = (signal · matrixᵀ) ⊙ f′(a_l), the signal (N, S) entering at the layer's output, after its pooling."""
 
     def delta_through(self, above: Layer, delta: Tensor, matrix: Tensor | None = None) -> Tensor:
-        """δ_l = (δ_{l+1} · matrix) ⊙ f′(a_l): the δ of the layer above taken back through its W, or a matrix in its place.
+        """δ_l = (δ_{l+1} · W_{l+1}) ⊙ f′(a_l), or with a matrix in place of W_{l+1}; through a block by autograd."""
 
-        Through a block above: by backpropagation inside it.
-        """
+    def input_signal(self, delta: Tensor, matrix: Tensor | None = None) -> Tensor:
+        """δ_l · W_l, or a matrix in its place: the signal at the layer's input."""
 
     def preactivation(self) -> Tensor:
         """a_l, of the output layer or where the rule keeps preactivations."""
@@ -57,7 +63,7 @@ class Layer(Protocol):
         """Δa_l = W_l Δh_{l−1}."""
 
     def difference(self, delta_input: Tensor, matrix: Tensor | None = None) -> Tensor:
-        """Δh_l = f(a_l + W_l Δh_{l−1}) − f(a_l), before pooling; with a matrix in place of W_l for a factor of Δh_{l−1}."""
+        """Δh_l = f(a_l + W_l Δh_{l−1}) − f(a_l), before pooling, or with a matrix in place of W_l."""
 
     def pass_on(self, difference: Tensor) -> Tensor:
         """Δh_l as the next layer receives it: taken through pooling and whatever else follows."""
@@ -66,14 +72,14 @@ class Layer(Protocol):
 class Step(Protocol):
     """One step of a network: the standard pass is over, the error is known."""
 
-    layers: Sequence[Layer]
-    """All layers with weights, from the input to the output."""
     error: Tensor
     """e = s · ∂loss/∂a_L, of the shape of a_L."""
     error_scale: float
     """s, which makes e the error of a sample."""
-    projection: Tensor
-    """F (D, C)."""
+
+    @property
+    def projection(self) -> Tensor:
+        """F (D, C)."""
 
     @property
     def input(self) -> Tensor:
@@ -118,7 +124,7 @@ class Rule:
     error_scale: ErrorScale = None
 
     def sample_error_scale(self, batch: int) -> float:
-        """s: the number that makes s · ∂loss/∂a_L the error of a sample. By default N, right for a mean-reduced loss."""
+        """s, which makes s · ∂loss/∂a_L the error of a sample: by default N, right for a mean-reduced loss."""
         if not self.takes_sample_error:
             return 1.0
         if self.error_scale is None:

@@ -13,7 +13,7 @@ class DFA(Rule):
 
     Args:
         feedback: how B_l is drawn (`fastalign.feedback`); U(±1/√n_l) by default.
-        shared_feedback: one matrix for all layers, each taking as many of its rows as it has units (Launay et al. 2020).
+        shared_feedback: one matrix for all layers, each taking its first n_l rows (Launay et al. 2020).
         sign_of_error: project sign(e) in place of e (sDFA; Frenkel et al. 2019).
         error_scale: s, with sign_of_error: see `Rule.sample_error_scale`.
 

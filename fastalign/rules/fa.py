@@ -13,8 +13,8 @@ class FA(Rule):
     """δ_l = (B_{l+1}ᵀ δ_{l+1}) ⊙ f′(a_l), B_{l+1} fixed and of the shape of W_{l+1} (Nøkland 2016, eq. 7).
 
     Args:
-        feedback: "weights", a copy of W_{l+1} as it is when the rule is set (Nøkland 2016, before zeroing the weights), or
-            the name of an initialisation to draw from ("uniform-fan-in", "he-uniform").
+        feedback: "weights", a copy of W_{l+1} as it is when the rule is set (Nøkland 2016: before zeroing them),
+            or the name of an initialisation to draw from ("uniform-fan-in", "he-uniform").
 
     Raises:
         ValueError: for an unknown name.

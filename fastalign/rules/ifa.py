@@ -9,7 +9,7 @@ from fastalign.rules.base import Layer, Rule, Step, Update
 
 
 class IFA(Rule):
-    """δ_1 = (B_1 e) ⊙ f′(a_1), then forward through the live weights: δ_l = (W_l δ_{l−1}) ⊙ f′(a_l) (Nøkland 2016, eq. 9).
+    """δ_1 = (B_1 e) ⊙ f′(a_1), then forward: δ_l = (W_l δ_{l−1}) ⊙ f′(a_l), W_l live (Nøkland 2016, eq. 9).
 
     Dense layers only.
 
@@ -31,7 +31,6 @@ class IFA(Rule):
         if not layers:
             return
         first = layers[0]
-        assert first.feedback is not None
         delta = first.delta(step.error.flatten(1), first.feedback)
         yield Update(first, delta, first.input)
         for layer in layers[1:]:

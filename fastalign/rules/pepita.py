@@ -1,7 +1,7 @@
 """PEPITA: present the error to perturb the input to modulate activity (Dellaferrera & Kreiman 2022).
 
-The second pass carries Δh = h_mod − h in place of h_mod: the same number in exact arithmetic, without the loss of digits of
-a small difference of large numbers, and without the largest matrix product of the pass.
+The second pass carries Δh = h_mod − h in place of h_mod: the same number in exact arithmetic, without the loss of
+digits of a small difference of large numbers, and without the largest matrix product of the pass.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class PEPITA(Rule):
 
     Args:
         presynaptic: "modulated" (h_{l−1}^mod) or "standard" (h_{l−1}; §3.2, App. E).
-        output_error: "standard", e as in the paper, or "modulated", e_mod = e + σ(a_L + Δa_L) − σ(a_L) as in its dense code.
+        output_error: "standard", e as in the paper, or "modulated", e_mod = e + σ(a_L + Δa_L) − σ(a_L) as in its code.
         output: σ for a modulated output error: "softmax", "logistic" or "identity".
         sign: of the modulation, x + sign · F e.
-        divisor: of a convolution's sum over P positions: "mean" (P), "sqrt" (√P) or "authors" (P·N and the opposite sign,
-            as in the published code).
+        divisor: of a convolution's sum over P positions: "mean" (P), "sqrt" (√P) or "authors" (P·N and the opposite
+            sign, as in the published code).
         update: "difference", or "hebbian" for h_l h_{l−1}ᵀ − h_l^mod (h_{l−1}^mod)ᵀ.
         sign_of_error: modulate by F · sign(e) / 10.
         frozen_filters: leave convolutions as they are (the control for every PEPITA convolution result).
