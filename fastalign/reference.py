@@ -120,7 +120,7 @@ def random_words(count: int, seed: Tensor) -> Tensor:
 
 
 def dropout_factor(like: Tensor, p: float, seed: Tensor) -> Tensor:
-    """The factor of inverted dropout for each element: 0 with probability p, else 1/(1 − p); elements count row-major."""
+    """The factor of inverted dropout for each element, counted row-major: 0 with probability p, else 1/(1 − p)."""
     if p >= 1:
         return torch.zeros_like(like)
     kept = random_words(like.numel(), seed) >= round(p * 2**32)
