@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastalign import rules
 from fastalign.data import Dataset, Splits, batches, shuffled
 from fastalign.training.distributed import Processes
 from fastalign.training.losses import Loss, loss_named
@@ -66,6 +67,7 @@ class Trainer:
         if frozen_filters:
             freeze_filters(self.network)
         self.model = self.processes.wrap(self.network)
+        self._needs_target = rules.RULES[rule].needs_target
         self.loss: Loss = loss_named(for_rule.loss or recipe.loss)
         self.optimizer = make_optimizer(recipe.optimizer, self.network.parameters(), self.learning_rate)
 
@@ -163,7 +165,7 @@ class Trainer:
         images, labels = self.splits.train.images[part], self.splits.train.labels[part]
         mean = self.recipe.reduction == "mean"
         self.processes.set_share_of_updates(len(part) / len(batch) if mean else 1.0)
-        outputs = self.model(images, target=labels)
+        outputs = self.model(images, target=labels) if self._needs_target else self.model(images)
         batch_loss = self.loss(outputs, labels)
         (batch_loss / len(part) if mean else batch_loss).backward()
         self.optimizer.step()
