@@ -4,8 +4,8 @@
 convolution by N·Ho·Wo. Updates have the sign of a gradient: W ← W − η ΔW.
 
 Inputs are float64, float32, bfloat16 or float16, of any strides; sums are taken in float32 or wider; results have the
-dtype of the inputs. An empty batch gives a zero update. Wrong shapes and devices raise ValueError, wrong dtypes TypeError,
-an input that requires grad RuntimeError (only `modulate_input` has a gradient).
+dtype of the inputs. An empty batch gives a zero update. Wrong shapes and devices raise ValueError, wrong dtypes
+TypeError, an input that requires grad RuntimeError (only `modulate_input` has a gradient).
 """
 
 from __future__ import annotations
