@@ -1,26 +1,70 @@
 #include "cpu/dispatch.h"
 
 #include <cstdlib>
-#include <cstring>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
 namespace fastalign {
 
+namespace baseline {
+extern const Kernels kernels;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+#endif
+
 namespace {
 
-const char* const levels[] = {"baseline", nullptr};
+#if defined(__x86_64__)
+const Kernels* const levels[] = {&baseline::kernels, &avx2::kernels, &avx512::kernels};
+const char* const names[] = {"baseline", "avx2", "avx512", nullptr};
+#else
+const Kernels* const levels[] = {&baseline::kernels};
+const char* const names[] = {"baseline", nullptr};
+#endif
+static_assert(std::size(names) == std::size(levels) + 1);
+
+// How many of the levels this machine has.
+size_t supported() {
+#if defined(__x86_64__)
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 1;
+  for (const bool has : {__builtin_cpu_supports("avx512f"), __builtin_cpu_supports("avx512bw"),
+                         __builtin_cpu_supports("avx512dq"), __builtin_cpu_supports("avx512vl")}) {
+    if (!has) return 2;
+  }
+#endif
+  return std::size(levels);
+}
+
+const Kernels& choose() {
+  const char* variable = std::getenv("FASTALIGN_CPU_CAPABILITY");
+  const size_t usable = supported();
+  if (variable == nullptr) return *levels[usable - 1];
+  const std::string asked = variable;
+  std::string known;
+  for (size_t i = 0; i < std::size(levels); ++i) {
+    if (asked == names[i] && i < usable) return *levels[i];
+    if (asked == names[i]) throw std::invalid_argument("FASTALIGN_CPU_CAPABILITY: this machine has no " + asked);
+    known += (i == 0 ? "" : ", ") + std::string(names[i]);
+  }
+  throw std::invalid_argument("FASTALIGN_CPU_CAPABILITY: expected one of " + known + ", got '" + asked + "'");
+}
 
 }  // namespace
 
-const char* const* cpu_levels() { return levels; }
+const char* const* cpu_levels() { return names; }
 
-const char* cpu_level() {
-  const char* asked = std::getenv("FASTALIGN_CPU_CAPABILITY");
-  if (asked != nullptr && std::strcmp(asked, "baseline") != 0) {
-    throw std::invalid_argument(std::string("FASTALIGN_CPU_CAPABILITY: expected baseline, got ") + asked);
-  }
-  return levels[0];
+const char* cpu_level() { return cpu_kernels().name; }
+
+const Kernels& cpu_kernels() {
+  static const Kernels& chosen = choose();
+  return chosen;
 }
 
 }  // namespace fastalign

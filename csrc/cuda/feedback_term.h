@@ -5,10 +5,9 @@
 #include <cstdint>
 
 #include "activation.h"
+#include "dtype.h"
 
 namespace fastalign {
-
-enum class Dtype { float64, float32, bfloat16, float16 };
 
 // Strides count elements. A dense layer's units are a map of (H, 1, 1).
 struct FeedbackTerm {

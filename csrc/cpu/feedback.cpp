@@ -1,0 +1,88 @@
+// The feedback term of the backward rules, and the modulated input of PEPITA: products with fixed matrices.
+
+#include "cpu/operators.h"
+#include "cpu/projection.h"
+#include "cpu/update.h"
+
+namespace fastalign {
+
+namespace {
+
+struct FeedbackTerm {
+  Tensor kept;  // contiguous
+  ProjectionJob job;
+};
+
+FeedbackTerm feedback_term(const Tensor& signal, const Tensor& feedback, const Tensor& kept, int64_t activation,
+                           bool given_output, const Dropout& dropout, ScalarType dtype) {
+  check_alike({&kept, &signal, &feedback});
+  STD_TORCH_CHECK(kept.dim() >= 1, "kept: expected a batch, got a number");
+  int64_t units = 1;
+  for (int64_t i = 1; i < kept.dim(); ++i) units *= kept.size(i);
+  check_shape("signal", signal, {kept.size(0), -1});
+  check_shape("feedback", feedback, {units, signal.size(1)});
+  FeedbackTerm term{row_major(kept), {signal, feedback, empty(kept.sizes(), dtype), {}}};
+  term.job.epilogue = {.finish = given_output ? Finish::derivative_from_output : Finish::derivative,
+                       .activation = activation_of(activation),
+                       .dropout = dropout,
+                       .operand = input(term.kept),
+                       .result = output(term.job.product),
+                       .columns = units};
+  return term;
+}
+
+}  // namespace
+
+Tensor feedback_term_cpu(const Tensor& signal, const Tensor& feedback, const Tensor& kept, int64_t activation,
+                         bool given_output, double dropout, const MaybeTensor& seed) {
+  const FeedbackTerm term =
+      feedback_term(signal, feedback, kept, activation, given_output, dropout_of(dropout, seed), kept.scalar_type());
+  run_projections({term.job});
+  return term.job.product;
+}
+
+Tensor wide_feedback_term(const Tensor& error, const Tensor& feedback, const Tensor& kept, int64_t activation,
+                          bool given_output) {
+  const FeedbackTerm term = feedback_term(error, feedback, kept, activation, given_output, {}, wide_dtype(kept));
+  run_projections({term.job});
+  return term.job.product;
+}
+
+std::vector<Tensor> feedback_terms_cpu(const Tensor& signal, const std::vector<Tensor>& feedback,
+                                       const std::vector<Tensor>& kept, int64_t activation, bool given_output) {
+  STD_TORCH_CHECK(feedback.size() == kept.size(), "feedback: expected ", kept.size(), " tensors, as many as kept, got ",
+                  feedback.size());
+  std::vector<FeedbackTerm> terms;
+  std::vector<ProjectionJob> jobs;
+  std::vector<Tensor> deltas;
+  for (size_t layer = 0; layer < kept.size(); ++layer) {
+    terms.push_back(
+        feedback_term(signal, feedback[layer], kept[layer], activation, given_output, {}, kept[layer].scalar_type()));
+    jobs.push_back(terms.back().job);
+    deltas.push_back(terms.back().job.product);
+  }
+  run_projections(jobs);
+  return deltas;
+}
+
+Tensor modulate_input_cpu(const Tensor& x, const Tensor& error, const Tensor& projection, double sign) {
+  check_alike({&x, &error, &projection});
+  STD_TORCH_CHECK(x.dim() >= 1, "x: expected a batch, got a number");
+  int64_t size = 1;
+  for (int64_t i = 1; i < x.dim(); ++i) size *= x.size(i);
+  check_shape("error", error, {x.size(0), -1});
+  check_shape("projection", projection, {size, error.size(1)});
+  const Tensor operand = row_major(x);
+  Tensor modulated = empty(x.sizes(), x.scalar_type());
+  run_projections({{error,
+                    projection,
+                    modulated,
+                    {.finish = Finish::add,
+                     .scale = sign,
+                     .operand = input(operand),
+                     .result = output(modulated),
+                     .columns = size}}});
+  return modulated;
+}
+
+}  // namespace fastalign

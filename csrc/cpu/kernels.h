@@ -1,0 +1,95 @@
+// What a level offers: kernels over raw pointers and ranges, each level's in a table of its own.
+//
+// Nothing here is a function, and no header of torch or of the C++ library is read: these declarations are shared by
+// all levels, and an inline function compiled for one of them could be linked into every other.
+
+#pragma once
+
+#include <stdint.h>
+
+#include "activation.h"
+#include "dtype.h"
+
+namespace fastalign {
+
+// A contiguous tensor to read, or to write. A null pointer: none.
+struct Input {
+  const void* data{};
+  Dtype dtype{};
+};
+
+struct Output {
+  void* data{};
+  Dtype dtype{};
+};
+
+// Element i, counted row-major, is kept where its random word is at least `threshold`.
+struct Dropout {
+  bool active{};
+  uint64_t threshold{};
+  double keep{};    // 1 − p
+  double factor{};  // 1 / (1 − p), or 0 where p = 1
+  uint64_t key{};
+};
+
+// What an epilogue makes of a value v, which is an element of a tensor or of a matrix product.
+enum class Finish {
+  forward,                 // f(v + bias)
+  derivative,              // v · f′(operand), from the preactivation
+  derivative_from_output,  // v · f′, from the output, which dropout has scaled
+  difference,              // f(operand + v) − f(operand)
+  add,                     // operand + scale · v, or scale · v without operand
+};
+
+// Sums and functions are computed in float64 for float64 tensors, else in float32.
+struct Epilogue {
+  Finish finish{};
+  Activation activation{};
+  Dropout dropout{};
+  double scale{};
+  Input operand{};         // (rows, columns), as the result
+  Input bias{};            // (columns)
+  Output preactivation{};  // v + bias, (rows, columns)
+  Output result{};
+  int64_t columns{};
+};
+
+// v = signal · matrixᵀ, for as few classes as fit beside the accumulators; strides count elements.
+struct Projection {
+  const void* signal;  // (rows, classes), contiguous, float64 for a float64 matrix, else float32
+  Input matrix;        // (columns, classes)
+  int64_t matrix_row_stride;
+  int64_t matrix_column_stride;
+  int64_t rows;
+  int64_t classes;
+};
+
+// The tasks of a projection: blocks of rows × columns, all blocks of columns of one block of rows after each other.
+constexpr int64_t projection_rows = 32;
+constexpr int64_t projection_columns = 48;
+constexpr int64_t projection_classes = 160;  // the most that the packed matrix has room for
+
+struct Pooling {
+  Input h{};
+  Input delta{};
+  Output difference{};
+  int64_t height{}, width{}, output_height{}, output_width{};
+  int64_t kernel[2]{}, stride[2]{}, padding[2]{}, dilation[2]{};
+};
+
+struct Kernels {
+  const char* name;
+  // Elements begin … end of a tensor; the ranges of a tensor's tasks start at multiples of `elementwise_block`.
+  void (*elementwise)(Input values, const Epilogue& epilogue, int64_t begin, int64_t end);
+  // Tasks begin … end.
+  void (*projection)(const Projection& projection, const Epilogue& epilogue, int64_t begin, int64_t end);
+  // result[c] = scale · Σ over images and positions of values[image][c][position], for channels begin … end.
+  void (*channel_sums)(Input values, int64_t images, int64_t channels, int64_t positions, double scale, Output result,
+                       int64_t begin, int64_t end);
+  // Planes begin … end: pool(h + Δh) − pool(h).
+  void (*max_pool2d_difference)(const Pooling& pooling, int64_t begin, int64_t end);
+};
+
+constexpr int64_t elementwise_block = 4096;
+
+}  // namespace fastalign

@@ -1,0 +1,38 @@
+// The CPU kernels, to be compiled once per level: the file that includes this one names the level's namespace
+// (FASTALIGN_LEVEL_NAMESPACE), its vectors (FASTALIGN_VECTOR_BYTES) and how many rows of three vectors its registers
+// hold (FASTALIGN_TILE_ROWS), after reading the system's headers and before this one asking for its instruction set.
+
+#include "activation.h"
+#include "cpu/kernels.h"
+#include "random.h"
+
+// The iterations of the loop that follows are independent.
+#ifdef __clang__
+#define FASTALIGN_VECTORIZE _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define FASTALIGN_VECTORIZE _Pragma("GCC ivdep")
+#endif
+
+namespace fastalign {
+namespace FASTALIGN_LEVEL_NAMESPACE {
+namespace {
+
+#include "cpu/level/convert.inl"
+#include "cpu/level/epilogue.inl"
+#include "cpu/level/loops.inl"
+#include "cpu/level/pooling.inl"
+#include "cpu/level/projection.inl"
+#include "cpu/level/sums.inl"
+
+}  // namespace
+
+#define FASTALIGN_STRING_OF(name) #name
+#define FASTALIGN_STRING(name) FASTALIGN_STRING_OF(name)
+
+extern const Kernels kernels;
+const Kernels kernels = {
+    FASTALIGN_STRING(FASTALIGN_LEVEL_NAMESPACE), elementwise, projection, channel_sums, max_pool2d_difference,
+};
+
+}  // namespace FASTALIGN_LEVEL_NAMESPACE
+}  // namespace fastalign

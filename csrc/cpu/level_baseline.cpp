@@ -1,0 +1,10 @@
+// The CPU kernels for any machine of the architecture.
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define FASTALIGN_LEVEL_NAMESPACE baseline
+#define FASTALIGN_VECTOR_BYTES 16
+#define FASTALIGN_TILE_ROWS 4
+#include "cpu/level/kernels.inl"

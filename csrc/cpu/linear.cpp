@@ -1,0 +1,96 @@
+// Linear layers: forward with bias, activation and dropout; PEPITA's difference; the updates.
+
+#include "cpu/operators.h"
+#include "cpu/projection.h"
+#include "cpu/update.h"
+
+namespace fastalign {
+
+TwoTensors linear_forward_cpu(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, int64_t activation,
+                              double dropout, const MaybeTensor& seed, bool keep_preactivation) {
+  check_alike({&x, &weight, bias ? &*bias : &x});
+  check_shape("x", x, {-1, -1});
+  check_shape("weight", weight, {-1, x.size(1)});
+  if (bias) check_shape("bias", *bias, {weight.size(0)});
+  const int64_t sizes[] = {x.size(0), weight.size(0)};
+  Tensor h = empty({sizes, 2}, x.scalar_type());
+  const int64_t none[] = {0};
+  Tensor a = keep_preactivation ? empty({sizes, 2}, x.scalar_type()) : empty({none, 1}, x.scalar_type());
+  const Tensor added = bias ? row_major(*bias) : x;
+  run_projections({{x,
+                    weight,
+                    keep_preactivation ? a : h,
+                    {.finish = Finish::forward,
+                     .activation = activation_of(activation),
+                     .dropout = dropout_of(dropout, seed),
+                     .bias = bias ? input(added) : Input{},
+                     .preactivation = keep_preactivation ? output(a) : Output{},
+                     .result = output(h),
+                     .columns = sizes[1]}}});
+  return {h, a};
+}
+
+Tensor linear_difference_cpu(const Tensor& delta, const Tensor& weight, const Tensor& preactivation, int64_t activation,
+                             double dropout, const MaybeTensor& seed) {
+  check_alike({&preactivation, &delta, &weight});
+  check_shape("preactivation", preactivation, {-1, -1});
+  check_shape("delta", delta, {preactivation.size(0), -1});
+  check_shape("weight", weight, {preactivation.size(1), delta.size(1)});
+  const Tensor operand = row_major(preactivation);
+  Tensor delta_h = empty(preactivation.sizes(), preactivation.scalar_type());
+  run_projections({{delta,
+                    weight,
+                    delta_h,
+                    {.finish = Finish::difference,
+                     .activation = activation_of(activation),
+                     .dropout = dropout_of(dropout, seed),
+                     .operand = input(operand),
+                     .result = output(delta_h),
+                     .columns = preactivation.size(1)}}});
+  return delta_h;
+}
+
+namespace {
+
+// ΔW = scale · postᵀ pre and Δb = scale · Σ post in `dtype`; post contiguous where there is a bias.
+TwoTensors update(const Tensor& post, const Tensor& pre, double scale, bool with_bias, ScalarType dtype) {
+  const int64_t sizes[] = {post.size(1), pre.size(1)};
+  Tensor weight_update = empty({sizes, 2}, dtype);
+  if (dtype == wide_dtype(post)) {
+    multiply(weight_update, transposed(wide(post)), wide(pre), scale);
+  } else {
+    const Tensor product = empty({sizes, 2}, wide_dtype(post));
+    multiply(product, transposed(wide(post)), wide(pre));
+    run_elementwise(product, {.finish = Finish::add, .scale = scale, .result = output(weight_update)});
+  }
+  return {weight_update, with_bias ? bias_update(post, scale, dtype) : no_bias_update(dtype)};
+}
+
+}  // namespace
+
+TwoTensors linear_update_cpu(const Tensor& post, const Tensor& pre, double scale, bool with_bias) {
+  check_alike({&post, &pre});
+  check_shape("post", post, {-1, -1});
+  check_shape("pre", pre, {post.size(0), -1});
+  return update(post, pre, scale, with_bias, post.scalar_type());
+}
+
+TwoTensors dfa_linear_update_cpu(const Tensor& error, const Tensor& feedback, const Tensor& kept, const Tensor& x,
+                                 int64_t activation, bool given_output) {
+  check_alike({&kept, &error, &feedback, &x});
+  check_shape("preactivation", kept, {-1, -1});
+  check_shape("x", x, {kept.size(0), -1});
+  const Tensor delta = wide_feedback_term(error, feedback, kept, activation, given_output);
+  return update(delta, x, 1, true, kept.scalar_type());
+}
+
+TwoTensors pepita_linear_update_cpu(const Tensor& h, const Tensor& h_mod, const Tensor& x_mod) {
+  check_alike({&h, &h_mod, &x_mod});
+  check_shape("h", h, {-1, -1});
+  check_shape("h_mod", h_mod, {h.size(0), h.size(1)});
+  check_shape("x_mod", x_mod, {h.size(0), -1});
+  const double scale = 1.0 / static_cast<double>(h.size(0) > 0 ? h.size(0) : 1);
+  return update(wide_difference(h, h_mod), x_mod, scale, true, h.scalar_type());
+}
+
+}  // namespace fastalign

@@ -1,0 +1,57 @@
+// PEPITA's difference through max-pooling.
+
+#include "cpu/dispatch.h"
+#include "cpu/operators.h"
+#include "cpu/tensors.h"
+
+namespace fastalign {
+
+namespace {
+
+// Torch's rule for the size of a pooled map.
+int64_t pooled_size(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation, bool ceil_mode) {
+  const int64_t reach = size + 2 * padding - dilation * (kernel - 1) - 1;
+  STD_TORCH_CHECK(reach >= 0, "kernel_size: expected a window that fits into the padded map of ", size, ", got ",
+                  kernel);
+  const int64_t pooled = (reach + (ceil_mode ? stride - 1 : 0)) / stride + 1;
+  return ceil_mode && (pooled - 1) * stride >= size + padding ? pooled - 1 : pooled;  // no window in the padding alone
+}
+
+}  // namespace
+
+Tensor max_pool2d_difference_cpu(const Tensor& h, const Tensor& delta_h, const Integers& kernel_size,
+                                 const Integers& stride, const Integers& padding, const Integers& dilation,
+                                 bool ceil_mode) {
+  check_alike({&h, &delta_h});
+  check_shape("h", h, {-1, -1, -1, -1});
+  check_shape("delta_h", delta_h, {h.size(0), h.size(1), h.size(2), h.size(3)});
+  Pooling pooling{.height = h.size(2), .width = h.size(3)};
+  const Integers& steps = stride.empty() ? kernel_size : stride;
+  int64_t sizes[] = {h.size(0), h.size(1), 0, 0};
+  for (int i = 0; i < 2; ++i) {
+    const int64_t kernel = kernel_size[i];
+    STD_TORCH_CHECK(kernel >= 1 && steps[i] >= 1 && dilation[i] >= 1,
+                    "expected kernel_size, stride and dilation of at least 1");
+    STD_TORCH_CHECK(padding[i] >= 0 && padding[i] <= ((kernel - 1) * dilation[i] + 1) / 2,
+                    "padding: expected at least 0 and at most half of the window, got ", padding[i]);
+    sizes[2 + i] = pooled_size(h.size(2 + i), kernel, steps[i], padding[i], dilation[i], ceil_mode);
+    pooling.kernel[i] = kernel;
+    pooling.stride[i] = steps[i];
+    pooling.padding[i] = padding[i];
+    pooling.dilation[i] = dilation[i];
+  }
+  pooling.output_height = sizes[2];
+  pooling.output_width = sizes[3];
+  const Tensor standard = row_major(wide(h)), delta = row_major(wide(delta_h));
+  const Tensor difference = empty({sizes, 4}, wide_dtype(h));
+  pooling.h = input(standard);
+  pooling.delta = input(delta);
+  pooling.difference = output(difference);
+  const Kernels& kernels = cpu_kernels();
+  const int64_t window = kernel_size[0] * kernel_size[1] * sizes[2] * sizes[3];
+  parallel(sizes[0] * sizes[1], 1 + 8192 / (window + 1),
+           [&](int64_t begin, int64_t end) { kernels.max_pool2d_difference(pooling, begin, end); });
+  return is_half(h) ? torch::stable::to(difference, h.scalar_type()) : difference;
+}
+
+}  // namespace fastalign

@@ -1,0 +1,73 @@
+#include "cpu/projection.h"
+
+#include <algorithm>
+
+#include "cpu/dispatch.h"
+
+namespace fastalign {
+
+namespace {
+
+// Up to how many classes the own kernel is faster than the library's product and a pass over it.
+constexpr int64_t fused_classes = 128;
+static_assert(fused_classes <= projection_classes);
+
+int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
+
+// By the library's product, and one pass over it.
+void run_by_library(const ProjectionJob& job) {
+  const int64_t sizes[] = {job.signal.size(0), job.matrix.size(0)}, strides[] = {sizes[1], 1};
+  const bool in_place = job.product.scalar_type() == wide_dtype(job.signal);
+  const Tensor product =
+      in_place ? view(job.product, {sizes, 2}, {strides, 2}) : empty({sizes, 2}, wide_dtype(job.signal));
+  multiply(product, wide(job.signal), transposed(wide(job.matrix)));
+  run_elementwise(product, job.epilogue);
+}
+
+// By the own kernel, all jobs in one parallel region.
+void run_fused(const std::vector<const ProjectionJob*>& jobs) {
+  const Kernels& kernels = cpu_kernels();
+  std::vector<Tensor> signals;
+  std::vector<Projection> projections;
+  std::vector<int64_t> first_task{0};
+  int64_t most_classes = 0;
+  for (const ProjectionJob* job : jobs) {
+    // Jobs in a row mostly share their signal, which then is prepared once.
+    const bool shared = !signals.empty() && job->signal.get() == jobs[signals.size() - 1]->signal.get();
+    signals.push_back(shared ? signals.back() : row_major(wide(job->signal)));
+    projections.push_back({.signal = signals.back().const_data_ptr(),
+                           .matrix = input(job->matrix),
+                           .matrix_row_stride = job->matrix.stride(0),
+                           .matrix_column_stride = job->matrix.stride(1),
+                           .rows = job->signal.size(0),
+                           .classes = job->signal.size(1)});
+    first_task.push_back(first_task.back() + blocks(job->signal.size(0), projection_rows) *
+                                                 blocks(job->epilogue.columns, projection_columns));
+    most_classes = std::max(most_classes, job->signal.size(1));
+  }
+  const int64_t grain = std::max<int64_t>(1, 256 / (32 + most_classes));
+  parallel(first_task.back(), grain, [&](int64_t begin, int64_t end) {
+    size_t job = std::upper_bound(first_task.begin(), first_task.end(), begin) - first_task.begin() - 1;
+    for (; begin < end; ++job) {
+      const int64_t last = std::min(end, first_task[job + 1]);
+      kernels.projection(projections[job], jobs[job]->epilogue, begin - first_task[job], last - first_task[job]);
+      begin = last;
+    }
+  });
+}
+
+}  // namespace
+
+void run_projections(const std::vector<ProjectionJob>& jobs) {
+  std::vector<const ProjectionJob*> fused;
+  for (const ProjectionJob& job : jobs) {
+    if (job.signal.size(1) <= fused_classes) {
+      fused.push_back(&job);
+    } else {
+      run_by_library(job);
+    }
+  }
+  run_fused(fused);
+}
+
+}  // namespace fastalign

@@ -1,0 +1,134 @@
+#include "cpu/tensors.h"
+
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+
+#include <cmath>
+#include <string>
+
+#include "cpu/dispatch.h"
+
+namespace fastalign {
+
+namespace {
+
+std::string shape_of(IntHeaderOnlyArrayRef sizes) {
+  std::string text;
+  for (const int64_t size : sizes) text += (text.empty() ? "" : ", ") + (size < 0 ? "*" : std::to_string(size));
+  return "(" + text + ")";
+}
+
+}  // namespace
+
+void check_shape(const char* name, const Tensor& tensor, std::initializer_list<int64_t> expected) {
+  bool fits = tensor.dim() == static_cast<int64_t>(expected.size());
+  int64_t dimension = 0;
+  for (const int64_t size : expected) {
+    fits = fits && (size < 0 || tensor.size(dimension) == size);
+    ++dimension;
+  }
+  STD_TORCH_CHECK(fits, name, ": expected shape ", shape_of(expected), ", got ", shape_of(tensor.sizes()));
+}
+
+void check_alike(std::initializer_list<const Tensor*> tensors) {
+  const Tensor& first = **tensors.begin();
+  dtype_of(first);
+  for (const Tensor* tensor : tensors) {
+    STD_TORCH_CHECK(tensor->scalar_type() == first.scalar_type(), "expected tensors of one dtype, got ",
+                    toString(first.scalar_type()), " and ", toString(tensor->scalar_type()));
+    STD_TORCH_CHECK(tensor->is_cpu(), "expected tensors on one device, got the CPU and another");
+  }
+}
+
+Dtype dtype_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double:
+      return Dtype::float64;
+    case ScalarType::Float:
+      return Dtype::float32;
+    case ScalarType::BFloat16:
+      return Dtype::bfloat16;
+    case ScalarType::Half:
+      return Dtype::float16;
+    default:
+      STD_TORCH_CHECK(false, "expected dtype float64, float32, bfloat16 or float16, got ",
+                      toString(tensor.scalar_type()));
+  }
+}
+
+bool is_half(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::BFloat16 || tensor.scalar_type() == ScalarType::Half;
+}
+
+ScalarType wide_dtype(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+Tensor empty(IntHeaderOnlyArrayRef sizes, ScalarType dtype) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * (sizes[i] > 0 ? sizes[i] : 1);
+  AtenTensorHandle handle = nullptr;
+  const auto number = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                         strides.data(), number, aoti_torch_device_type_cpu(), 0,
+                                                         &handle));
+  return Tensor(handle);
+}
+
+Tensor row_major(const Tensor& tensor) { return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor); }
+
+Tensor wide(const Tensor& tensor) { return is_half(tensor) ? torch::stable::to(tensor, ScalarType::Float) : tensor; }
+
+Tensor view(const Tensor& tensor, IntHeaderOnlyArrayRef sizes, IntHeaderOnlyArrayRef strides) {
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(tensor.get(), static_cast<int64_t>(sizes.size()),
+                                                               sizes.data(), strides.data(), 0, &handle));
+  return Tensor(handle);
+}
+
+Tensor transposed(const Tensor& matrix) {
+  const int64_t sizes[] = {matrix.size(1), matrix.size(0)};
+  const int64_t strides[] = {matrix.stride(1), matrix.stride(0)};
+  return view(matrix, {sizes, 2}, {strides, 2});
+}
+
+Input input(const Tensor& tensor) { return {tensor.const_data_ptr(), dtype_of(tensor)}; }
+
+Output output(const Tensor& tensor) { return {tensor.mutable_data_ptr(), dtype_of(tensor)}; }
+
+Activation activation_of(int64_t number) {
+  STD_TORCH_CHECK(number >= 0 && number <= static_cast<int64_t>(Activation::gelu),
+                  "activation: expected a number of fastalign.activations.Activation, got ", number);
+  return static_cast<Activation>(number);
+}
+
+Dropout dropout_of(double p, const std::optional<Tensor>& seed) {
+  STD_TORCH_CHECK(p >= 0 && p <= 1, "dropout: expected a probability, got ", p);
+  if (p == 0) return {};
+  STD_TORCH_CHECK(seed.has_value(), "seed: expected a tensor where dropout is positive, got none");
+  STD_TORCH_CHECK(seed->scalar_type() == ScalarType::Long && seed->numel() == 1 && seed->is_cpu(),
+                  "seed: expected one int64 on the CPU");
+  const auto threshold = static_cast<uint64_t>(std::nearbyint(p * 4294967296.0));
+  const auto key = static_cast<uint64_t>(*static_cast<const int64_t*>(seed->const_data_ptr()));
+  return {.active = true, .threshold = threshold, .keep = 1 - p, .factor = p < 1 ? 1 / (1 - p) : 0, .key = key};
+}
+
+void multiply(const Tensor& result, const Tensor& left, const Tensor& right, double scale) {
+  if (scale == 1) {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(result.get(), left.get(), right.get()));
+  } else {
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        aoti_torch_cpu_addmm_out(result.get(), result.get(), left.get(), right.get(), /*beta=*/0, /*alpha=*/scale));
+  }
+}
+
+void run_elementwise(const Tensor& values, const Epilogue& epilogue) {
+  const Kernels& kernels = cpu_kernels();
+  const Input from = input(values);
+  const int64_t count = values.numel();
+  parallel((count + elementwise_block - 1) / elementwise_block, 2, [&](int64_t begin, int64_t end) {
+    const int64_t last = end * elementwise_block < count ? end * elementwise_block : count;
+    kernels.elementwise(from, epilogue, begin * elementwise_block, last);
+  });
+}
+
+}  // namespace fastalign

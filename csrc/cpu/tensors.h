@@ -1,0 +1,61 @@
+// What the CPU operators need of torch, on LibTorch's stable ABI: tensors to read, write and multiply, and threads.
+
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <initializer_list>
+#include <optional>
+#include <vector>
+
+#include "cpu/kernels.h"
+
+namespace fastalign {
+
+using torch::headeronly::IntHeaderOnlyArrayRef;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Throws std::runtime_error where the shape is another; −1 stands for any size.
+void check_shape(const char* name, const Tensor& tensor, std::initializer_list<int64_t> expected);
+// Throws std::runtime_error where the tensors are not of one floating-point dtype, or not on the CPU.
+void check_alike(std::initializer_list<const Tensor*> tensors);
+
+Dtype dtype_of(const Tensor& tensor);
+bool is_half(const Tensor& tensor);
+// float64 for float64, else float32: the dtype that sums are taken in.
+ScalarType wide_dtype(const Tensor& tensor);
+
+Tensor empty(IntHeaderOnlyArrayRef sizes, ScalarType dtype);
+// The tensor itself where it is contiguous, else a copy.
+Tensor row_major(const Tensor& tensor);
+// The tensor itself where its dtype is wide, else a copy; strides as they come.
+Tensor wide(const Tensor& tensor);
+// Another view of a tensor's memory.
+Tensor view(const Tensor& tensor, IntHeaderOnlyArrayRef sizes, IntHeaderOnlyArrayRef strides);
+Tensor transposed(const Tensor& matrix);
+
+// A contiguous tensor as the kernels take it.
+Input input(const Tensor& tensor);
+Output output(const Tensor& tensor);
+
+Activation activation_of(int64_t number);
+// Throws std::runtime_error where p is no probability, or positive without a seed.
+Dropout dropout_of(double p, const std::optional<Tensor>& seed);
+
+// result = scale · left · right, by torch's matrix product.
+void multiply(const Tensor& result, const Tensor& left, const Tensor& right, double scale = 1);
+
+// Runs a function of (begin, end) over ranges of the tasks 0 … count, of at least `grain` tasks each, on torch's
+// threads.
+template <typename Function>
+void parallel(int64_t count, int64_t grain, const Function& function) {
+  if (count > 0) torch::stable::parallel_for(0, count, grain, function);
+}
+
+// result = epilogue(values), element by element.
+void run_elementwise(const Tensor& values, const Epilogue& epilogue);
+
+}  // namespace fastalign
