@@ -137,7 +137,7 @@ class ModulePass:
     def __init__(self, module: torch.nn.Module, tape: Tape) -> None:
         self._module = module
         self._tape = tape
-        self._gradients: dict[torch.nn.Parameter, Tensor] = {}
+        self._gradients: dict[Tensor, Tensor] = {}
 
     @property
     def only_reshapes(self) -> bool:
@@ -184,7 +184,7 @@ class ModulePass:
                 self._gradients[parameter] = gradient
         return torch.zeros_like(x) if found[0] is None else found[0]
 
-    def take_gradients(self) -> dict[torch.nn.Parameter, Tensor]:
+    def take_gradients(self) -> dict[Tensor, Tensor]:
         """The parameters' gradients since they were last taken."""
         gradients, self._gradients = self._gradients, {}
         return gradients

@@ -27,7 +27,7 @@ class LayerPass:
         self.stage = stage
         self._feedback = -1
         self.trainable = False
-        self.local_gradients: dict[torch.nn.Parameter, Tensor] = {}
+        self._local_gradients: dict[Tensor, Tensor] = {}
         self._tape = tape
         self._links: list[ActivationPass | ModulePass] = []
         self._block: ModulePass | None = None
@@ -73,7 +73,7 @@ class LayerPass:
 
     def _parameters(self, x: Tensor, keep: Keep) -> tuple[Tensor, Tensor | None]:
         """The layer's weight and bias in the dtype of the pass; the weight is kept."""
-        layer = self._native
+        layer = self.native
         weight, bias = layer.weight, layer.bias
         if weight.dtype != x.dtype:
             if keep:
@@ -87,7 +87,7 @@ class LayerPass:
         weight, bias = self._parameters(x, keep)
         rows = x.reshape(-1, x.shape[-1])
         shape = (*x.shape[:-1], weight.shape[0])
-        if is_watched(self._native, *activation.modules):
+        if is_watched(self.native, *activation.modules):
             a = kernels.linear_forward(rows, weight, bias, int(Activation.IDENTITY), 0.0, None, False)[0]
             return activation.forward(self._observed(x, a.reshape(shape)), keep)
         p, seed = activation.draw_dropout(x)
@@ -99,25 +99,26 @@ class LayerPass:
     def _forward_convolution(self, x: Tensor, activation: ActivationPass, keep: Keep) -> Tensor:
         self._links.append(activation)
         weight, bias = self._parameters(x, keep)
-        stride, padding, dilation, groups = convolution_of(self._native)
+        stride, padding, dilation, groups = convolution_of(self.native)
         a = torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
         return activation.forward(self._observed(x, a), keep)
 
     def _observed(self, x: Tensor, a: Tensor) -> Tensor:
-        layer = self._native
+        layer = self.native
         if is_watched(layer):
             observe(layer, x, reference.activate(a, getattr(layer, "activation", Activation.IDENTITY)))
         return a
 
     @property
-    def _native(self) -> torch.nn.Linear | torch.nn.Conv2d:
+    def native(self) -> torch.nn.Linear | torch.nn.Conv2d:
+        """The layer's module, unless it is a block."""
         layer = self.stage.layer
         assert isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
         return layer
 
     def begin(self) -> None:
         """Forget what an earlier backward pass left."""
-        self.local_gradients = {}
+        self._local_gradients = {}
         self._block_input_signal = None
 
     # What a rule asks
@@ -195,7 +196,7 @@ class LayerPass:
         weight = (self.weight if matrix is None else matrix).to(delta.dtype)
         if self.is_linear:
             return (delta.reshape(-1, weight.shape[0]) @ weight).reshape(self.input_shape)
-        stride, padding, dilation, groups = convolution_of(self._native)
+        stride, padding, dilation, groups = convolution_of(self.native)
         mask = [True, False, False]
         return torch.ops.aten.convolution_backward(
             delta, self.input.to(delta.dtype), weight, None, stride, padding, dilation, False, [0, 0], groups, mask
@@ -206,7 +207,7 @@ class LayerPass:
         for link in reversed(self._links):
             signal = link.backward(signal)
             if isinstance(link, ModulePass):
-                self.local_gradients.update(link.take_gradients())
+                self._local_gradients.update(link.take_gradients())
         return signal
 
     def preactivation(self) -> Tensor:
@@ -223,7 +224,7 @@ class LayerPass:
         delta_input = delta_input.to(weight.dtype)
         if self.is_linear:
             return delta_input @ weight.T
-        stride, padding, dilation, groups = convolution_of(self._native)
+        stride, padding, dilation, groups = convolution_of(self.native)
         return torch.conv2d(delta_input, weight, None, stride, padding, dilation, groups)
 
     def difference(self, delta_input: Tensor, matrix: Tensor | None = None) -> Tensor:
@@ -248,7 +249,7 @@ class LayerPass:
         assert self._block is not None
         if self._block_input_signal is None:
             self._block_input_signal = self._block.backward(delta)
-            self.local_gradients.update(self._block.take_gradients())
+            self._local_gradients.update(self._block.take_gradients())
         return self._block_input_signal
 
     # The update
@@ -259,7 +260,7 @@ class LayerPass:
         if self.is_linear:
             rows = post.reshape(-1, post.shape[-1]), pre.reshape(-1, pre.shape[-1])
             return kernels.linear_update(*rows, scale, with_bias)
-        layer = self._native
+        layer = self.native
         assert isinstance(layer, torch.nn.Conv2d)
         return kernels.conv2d_update(post, pre, layer.kernel_size, *convolution_of(layer), scale, with_bias)
 
@@ -268,15 +269,17 @@ class LayerPass:
         found: dict[Tensor, Tensor] = {}
         if self._block is not None:
             self._block_signal(post)
-        elif any(p.requires_grad for p in self._native.parameters()):
-            weight, bias = self._native.weight, self._native.bias
+        elif any(p.requires_grad for p in self.native.parameters()):
+            weight, bias = self.native.weight, self.native.bias
             found[weight], bias_update = self.update(post, pre, scale, bias is not None)
             if bias is not None:
                 found[bias] = bias_update
-        for parameter, gradient in self.local_gradients.items():
-            found[parameter] = gradient if scale == 1 else gradient * scale
-        self.local_gradients = {}
-        return found
+        return {**found, **self.take_local_gradients(scale)}
+
+    def take_local_gradients(self, scale: float) -> dict[Tensor, Tensor]:
+        """The gradients of modules within the stage (normalisation, a block), times scale; each is given once."""
+        gradients, self._local_gradients = self._local_gradients, {}
+        return {parameter: gradient if scale == 1 else gradient * scale for parameter, gradient in gradients.items()}
 
 
 def _autocast(x: Tensor) -> Tensor:

@@ -41,7 +41,8 @@ class Sequential(torch.nn.Sequential):
         super().__init__(*modules)
         self.input_shape = None if input_shape is None else tuple(input_shape)
         self.rule: Rule | None = None
-        self._layer_rules: tuple[Rule, ...] = ()
+        self.layer_rules: tuple[Rule, ...] = ()
+        """The rule of each layer."""
         self._units: tuple[int, ...] = ()
         self._classes = 0
         self._plan: tuple[tuple[torch.nn.Module, ...], list[Stage]] | None = None
@@ -69,7 +70,7 @@ class Sequential(torch.nn.Sequential):
         self.register_buffer("projection", None)
         for name, matrix in matrices.items():
             self.register_buffer(name, matrix)
-        self.rule, self._layer_rules = rules[-1], rules
+        self.rule, self.layer_rules = rules[-1], rules
 
     @property
     def feedback(self) -> tuple[Tensor | None, ...]:
@@ -79,7 +80,7 @@ class Sequential(torch.nn.Sequential):
             shared[: self._units[i]]
             if shared is not None and isinstance(rule, DFA) and rule.shared_feedback
             else self._buffers.get(f"feedback_{i}")
-            for i, rule in enumerate(self._layer_rules[:-1])
+            for i, rule in enumerate(self.layer_rules[:-1])
         )
 
     @property
@@ -112,10 +113,33 @@ class Sequential(torch.nn.Sequential):
         return self._learn(input, target)
 
     def _learn(self, x: Tensor, target: Tensor | None) -> Tensor:
-        stages = self._stages()
-        if len(stages) - 1 != len(self._layer_rules):
+        step = self.new_step(x, target, training=self.training and torch.is_grad_enabled())
+        parameters = step.parameters
+        if not torch.is_grad_enabled() or not (x.requires_grad or any(p.requires_grad for p in parameters)):
+            return step.forward(x, keep=False)
+        if x.requires_grad and not all(rule.defines_input_gradient for rule in self.layer_rules):
             raise RuntimeError(
-                f"Sequential: its rules were set for {len(self._layer_rules)} layers, now it has {len(stages) - 1}; "
+                f"input: it requires grad, but {self.rule} defines no gradient of the input; "
+                "detach it, or ask input_gradient(x, loss_fn) for the true one"
+            )
+        return StepFunction.apply(step, x, *parameters)
+
+    # NOTE: torch.compile runs a step as it is: its kernels are fused already, and its backward is no graph.
+    _learn._torchdynamo_disable = True  # type: ignore[attr-defined]
+
+    def new_step(self, x: Tensor, target: Tensor | None = None, training: bool = True) -> NetworkStep:
+        """A step on a batch, its standard pass still to come: `forward` hands it to autograd, `TrainStep` runs it.
+
+        Raises:
+            ValueError: for an input or a target of the wrong shape, or none where the rule needs one.
+            RuntimeError: without a rule, or if modules came or went since it was set.
+        """
+        if self.rule is None:
+            raise RuntimeError("rule: expected one for a step (set_rule), got None")
+        stages = self._stages()
+        if len(stages) - 1 != len(self.layer_rules):
+            raise RuntimeError(
+                f"Sequential: its rules were set for {len(self.layer_rules)} layers, now it has {len(stages) - 1}; "
                 "call set_rule again"
             )
         if x.dim() < 2:
@@ -125,26 +149,14 @@ class Sequential(torch.nn.Sequential):
             raise ValueError(
                 f"input: expected samples of {expected} numbers (projection F), got shape {tuple(x.shape)}"
             )
-        if not any(rule.needs_target for rule in self._layer_rules):
+        if not any(rule.needs_target for rule in self.layer_rules):
             target = None
         elif target is not None:
             target = one_hot_target(target, x.shape[0], self._classes, x)
-        elif self.training and torch.is_grad_enabled():
+        elif training:
             raise ValueError("target: DRTP needs it while training, call net(x, target); got None")
         self._keep_out_of_broadcasts()
-        step = NetworkStep(stages, self._layer_rules, self.feedback, self.projection, target)
-        parameters = step.parameters
-        if not torch.is_grad_enabled() or not (x.requires_grad or any(p.requires_grad for p in parameters)):
-            return step.forward(x, keep=False)
-        if x.requires_grad and not all(rule.defines_input_gradient for rule in self._layer_rules):
-            raise RuntimeError(
-                f"input: it requires grad, but {self.rule} defines no gradient of the input; "
-                "detach it, or ask input_gradient(x, loss_fn) for the true one"
-            )
-        return StepFunction.apply(step, x, *parameters)
-
-    # NOTE: torch.compile runs a step as it is: its kernels are fused already, and its backward is no graph.
-    _learn._torchdynamo_disable = True  # type: ignore[attr-defined]
+        return NetworkStep(stages, self.layer_rules, self.feedback, self.projection, target)
 
     def input_gradient(self, x: Tensor, loss_fn: Callable[[Tensor], Tensor]) -> Tensor:
         """∂loss/∂x by backpropagation, whatever the rule.

@@ -1,0 +1,166 @@
+"""A whole training step in one call: standard pass, error, rule and optimizer, without autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastalign.nn import Sequential
+from fastalign.nn.passes import LayerPass
+from fastalign.rules import Layer, Update
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def _cross_entropy(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean softmax cross-entropy and its gradient (softmax(a_L) − y) / N."""
+    log_probabilities = torch.log_softmax(outputs, 1)
+    loss = F.nll_loss(log_probabilities, labels)
+    error = log_probabilities.exp_()
+    error.scatter_add_(1, labels.unsqueeze(1), error.new_full((1, 1), -1.0).expand(len(labels), 1))
+    return loss, error.div_(max(len(labels), 1))
+
+
+def _differentiated(loss: Loss) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Any loss, with its gradient by autograd."""
+
+    def loss_and_gradient(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            leaf = outputs.detach().requires_grad_()
+            value = loss(leaf, labels)
+            (gradient,) = torch.autograd.grad(value, leaf)
+        return value.detach(), gradient
+
+    return loss_and_gradient
+
+
+class TrainStep:
+    """Trains a network by one call per batch: the numbers of the plain loop, with less work around them.
+
+    With plain SGD (momentum, weight decay) the rule's updates go into the momentum as they are formed, ΔW riding on
+    the matrix product: V ← μV + ΔW + λW, W ← W − ηV, and no gradient is stored. Any other optimizer gets `.grad` and
+    its own `step()`. The state lives in the optimizer, so that checkpoints, learning-rate schedules and a change to the plain loop
+    and back work in mid-training.
+
+    Args:
+        network: with a rule.
+        loss: "cross_entropy" (mean over the batch), or a callable (outputs, labels) → scalar.
+        optimizer: over the network's parameters.
+
+    Raises:
+        ValueError: for an unknown loss, or a network without a rule.
+    """
+
+    def __init__(self, network: Sequential, *, loss: str | Loss, optimizer: torch.optim.Optimizer) -> None:
+        if network.rule is None:
+            raise ValueError("network: expected one with a rule (set_rule), got None")
+        if isinstance(loss, str) and loss != "cross_entropy":
+            raise ValueError(f"loss: expected 'cross_entropy' or a callable, got {loss!r}")
+        self.network = network
+        self.optimizer = optimizer
+        self._loss = _cross_entropy if isinstance(loss, str) else _differentiated(loss)
+        self._plain_sgd = isinstance(optimizer, torch.optim.SGD) and all(
+            not group["nesterov"] and not group["maximize"] and group["dampening"] == 0
+            for group in optimizer.param_groups
+        )
+
+    @torch.no_grad()
+    def step(self, x: Tensor, y: Tensor) -> Tensor:
+        """Train on one batch: x (N, ...), y the labels that the loss takes. Returns the loss, a 0-d tensor.
+
+        Raises:
+            ValueError: as the network's forward.
+        """
+        run = self.network.new_step(x, y if any(r.needs_target for r in self.network.layer_rules) else None)
+        loss, gradient = self._loss(run.forward(x), y)
+        updates = run.updates(tuple(run.release()), gradient)
+        if self._plain_sgd:
+            self._apply_as_sgd(updates)
+        else:
+            self._store_gradients(updates)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        run.release()
+        return loss
+
+    def _store_gradients(self, updates: Iterator[Update]) -> None:
+        for layer, post, pre, scale in updates:
+            for parameter, gradient in _pass(layer).gradients(post, pre, scale).items():
+                if parameter.requires_grad:
+                    gradient = gradient.to(parameter.dtype)
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+    def _apply_as_sgd(self, updates: Iterator[Update]) -> None:
+        sgd = _PlainSGD(self.optimizer)
+        waiting: list[Update] = []
+        for update in updates:
+            # NOTE: a layer's weights may still carry the signal of the next layer, so its updates wait for that one's.
+            if waiting and waiting[0].layer is not update.layer:
+                sgd.apply(waiting)
+                waiting = []
+            waiting.append(update)
+        sgd.apply(waiting)
+
+
+class _PlainSGD:
+    """SGD with momentum and weight decay as a sink of updates, on the state of torch's optimizer.
+
+    V ← μV + ΔW + λW, W ← W − ηV: each part of ΔW adds itself to V, the first one decaying it on the way.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._state = optimizer.state
+        self._groups = {p: group for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
+        self._velocities: dict[Tensor, Tensor] = {}
+
+    def apply(self, updates: Sequence[Update]) -> None:
+        """All updates of one layer."""
+        for layer, post, pre, scale in updates:
+            run = _pass(layer)
+            if run.is_linear and pre.dtype == run.native.weight.dtype:
+                rows = post.reshape(-1, post.shape[-1])
+                self._add_product(run.native.weight, rows, pre.reshape(-1, pre.shape[-1]), scale)
+                if run.native.bias is not None:
+                    self._add(run.native.bias, rows.sum(0), scale)
+                gradients = run.take_local_gradients(scale)
+            else:
+                gradients = run.gradients(post, pre, scale)
+            for parameter, gradient in gradients.items():
+                self._add(parameter, gradient, 1.0)
+        for parameter, velocity in self._velocities.items():
+            group = self._groups[parameter]
+            if group["weight_decay"] != 0:
+                velocity.add_(parameter, alpha=group["weight_decay"])
+            parameter.add_(velocity, alpha=-group["lr"])
+        self._velocities = {}
+
+    def _add_product(self, parameter: Tensor, post: Tensor, pre: Tensor, scale: float) -> None:
+        if parameter in self._groups:
+            velocity, decay = self._velocity(parameter)
+            velocity.addmm_(post.T, pre, beta=decay, alpha=scale)
+
+    def _add(self, parameter: Tensor, part: Tensor, scale: float) -> None:
+        if parameter in self._groups:
+            velocity, decay = self._velocity(parameter)
+            velocity.mul_(decay).add_(part, alpha=scale)
+
+    def _velocity(self, parameter: Tensor) -> tuple[Tensor, float]:
+        """V and the factor that the next part to be added to it decays it by."""
+        if parameter in self._velocities:
+            return self._velocities[parameter], 1.0
+        momentum = self._groups[parameter]["momentum"]
+        velocity = self._state[parameter].get("momentum_buffer") if momentum != 0 else None
+        if velocity is None:
+            velocity = torch.zeros_like(parameter)
+            if momentum != 0:
+                self._state[parameter]["momentum_buffer"] = velocity
+        self._velocities[parameter] = velocity
+        return velocity, momentum
+
+
+def _pass(layer: Layer) -> LayerPass:
+    assert isinstance(layer, LayerPass)
+    return layer
