@@ -9,23 +9,25 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 
-def _sgd(parameters: Iterable[Parameter], learning_rate: float) -> Optimizer:
-    return torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, fused=True)
+def _sgd(parameters: list[Parameter], learning_rate: float) -> Optimizer:
+    # The fused SGD of torch 2.13 leaves half-precision parameters on the CPU unchanged.
+    fused = all(parameter.is_cuda or parameter.itemsize >= 4 for parameter in parameters)
+    return torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, fused=fused, foreach=not fused)
 
 
-def _rmsprop(parameters: Iterable[Parameter], learning_rate: float) -> Optimizer:
+def _rmsprop(parameters: list[Parameter], learning_rate: float) -> Optimizer:
     return torch.optim.RMSprop(parameters, lr=learning_rate, alpha=0.99, eps=1e-8, foreach=True)
 
 
-def _adam(parameters: Iterable[Parameter], learning_rate: float) -> Optimizer:
+def _adam(parameters: list[Parameter], learning_rate: float) -> Optimizer:
     return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
 
 
-def _adamw(parameters: Iterable[Parameter], learning_rate: float) -> Optimizer:
+def _adamw(parameters: list[Parameter], learning_rate: float) -> Optimizer:
     return torch.optim.AdamW(parameters, lr=learning_rate, fused=True)
 
 
-OPTIMIZERS: dict[str, Callable[[Iterable[Parameter], float], Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[list[Parameter], float], Optimizer]] = {
     "sgd": _sgd,
     "rmsprop": _rmsprop,
     "adam": _adam,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -60,6 +62,18 @@ def test_optimizers_have_the_papers_defaults_and_leave_frozen_parameters_out(
     assert group["params"] == [layer.weight]
     assert group["lr"] == 0.25
     assert {key: group[key] for key in settings} == settings
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("name", "first_step"),
+    [("sgd", 0.125), ("rmsprop", 0.125 / math.sqrt(0.01)), ("adam", 0.125), ("adamw", 0.125 + 0.125 * 0.01)],
+)
+def test_every_element_makes_its_first_step_in_every_dtype(name: str, first_step: float, dtype: torch.dtype) -> None:
+    parameter = torch.nn.Parameter(torch.ones(37, dtype=dtype))
+    parameter.grad = torch.ones_like(parameter)
+    make_optimizer(name, [parameter], 0.125).step()
+    torch.testing.assert_close(parameter.detach().double(), torch.full((37,), 1 - first_step).double(), rtol=0, atol=5e-3)
 
 
 def test_the_learning_rate_falls_after_each_of_the_decay_epochs() -> None:

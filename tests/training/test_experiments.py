@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fastalign import nn, rules
+from fastalign.data import Dataset
+from fastalign.errors import UserError
+from fastalign.experiments import EXPERIMENTS, experiment
+from fastalign.training.losses import LOSSES
+from fastalign.training.network import build_network, freeze_filters
+from fastalign.training.optimizers import OPTIMIZERS
+from fastalign.training.recipe import Recipe
+
+SHAPES = {
+    "digits": ((1, 8, 8), 10),
+    "mnist": ((1, 28, 28), 10),
+    "cifar10": ((3, 32, 32), 10),
+    "cifar100": ((3, 32, 32), 100),
+}
+EVERY_RULE_OF_EVERY_EXPERIMENT = [(name, rule) for name, recipe in EXPERIMENTS.items() for rule in recipe.rules]
+
+
+def dataset_for(recipe: Recipe) -> Dataset:
+    shape, classes = SHAPES[recipe.dataset]
+    dataset = Dataset(torch.rand(4, *shape), torch.arange(4), classes)
+    return dataset if recipe.architecture.convolutions else dataset.flatten()
+
+
+def small(recipe: Recipe) -> Recipe:
+    """The recipe with layers of at most 8 units: as deep, quick to build."""
+    hidden = tuple(min(width, 8) for width in recipe.architecture.hidden)
+    return replace(recipe, architecture=replace(recipe.architecture, hidden=hidden))
+
+
+def weights_of(network: nn.Sequential) -> list[torch.Tensor]:
+    return [module.weight for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+
+
+@pytest.mark.parametrize(("name", "rule"), EVERY_RULE_OF_EVERY_EXPERIMENT)
+def test_every_experiment_makes_a_step_with_every_rule_it_lists(name: str, rule: str) -> None:
+    recipe = small(EXPERIMENTS[name])
+    dataset = dataset_for(recipe)
+    network = build_network(recipe, rule, dataset)
+    outputs = network(dataset.images, target=dataset.labels)
+    assert outputs.shape == (4, dataset.classes)
+    LOSSES[recipe.for_rule(rule).loss or recipe.loss](outputs, dataset.labels).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    assert recipe.optimizer in OPTIMIZERS
+    assert recipe.reduction in ("mean", "sum")
+
+
+@pytest.mark.parametrize("rule", ["dfa", "fa"])
+def test_noklands_tanh_nets_start_from_zero_with_feedback_that_is_not(rule: str) -> None:
+    recipe = experiment("nokland/mnist-2x800-tanh")
+    network = build_network(recipe, rule, dataset_for(recipe))
+    assert all(not parameter.any() for parameter in network.parameters())
+    shapes = {"dfa": [(800, 10), (800, 10)], "fa": [(800, 800), (10, 800)]}[rule]
+    feedback = list(network.feedback)
+    assert [tuple(matrix.shape) for matrix in feedback] == shapes
+    for matrix in feedback:
+        bound = 1 / math.sqrt(800)
+        assert 0.99 * bound < matrix.abs().max() <= bound
+
+
+def test_nokland_bp_and_relu_start_from_uniform_weights() -> None:
+    for name, rule in (("nokland/mnist-2x800-tanh", "bp"), ("nokland/mnist-2x800-relu", "dfa")):
+        recipe = experiment(name)
+        first = weights_of(build_network(recipe, rule, dataset_for(recipe)))[0]
+        assert 0.99 / 28 < first.abs().max() <= 1 / 28
+
+
+def test_pepita_nets_have_no_biases_and_the_named_initialisation() -> None:
+    dense, convolutional = experiment("pepita/mnist-fc"), experiment("pepita/cifar10-conv")
+    network = build_network(dense, "pepita", dataset_for(dense))
+    bound = math.sqrt(6 / 784)
+    assert [tuple(weight.shape) for weight in network.parameters()] == [(1024, 784), (10, 1024)]
+    assert 0.99 * bound < weights_of(network)[0].abs().max() <= bound
+    assert 0.04 * bound < network.projection.abs().max() <= 0.05 * bound
+    network = build_network(convolutional, "pepita", dataset_for(convolutional))
+    bound = 1 / math.sqrt(75)
+    assert [tuple(weight.shape) for weight in network.parameters()] == [(32, 3, 5, 5), (10, 32 * 14 * 14)]
+    assert 0.95 * bound < weights_of(network)[0].abs().max() <= bound
+
+
+def test_the_papers_learning_rates_and_schedules() -> None:
+    def rates(name: str) -> list[float]:
+        return [experiment(name).for_rule(rule).learning_rate for rule in ("bp", "fa", "drtp", "pepita")]
+
+    assert rates("pepita/mnist-fc") == [0.1, 0.1, 0.01, 0.1]
+    assert rates("pepita/cifar10-fc") == [0.01, 0.001, 0.001, 0.01]
+    assert rates("pepita/mnist-conv") == [0.1, 0.1, 0.01, 0.1]
+    assert rates("pepita/cifar10-conv") == [0.01, 0.01, 0.01, 0.1]
+    assert experiment("pepita/mnist-fc").decay_epochs == (60,)
+    assert experiment("pepita/cifar10-fc").decay_epochs == (60, 90)
+    assert experiment("pepita/cifar10-conv").decay_epochs == (10, 30, 50)
+    nokland = experiment("nokland/mnist-100x240-tanh")
+    assert nokland.architecture.hidden == (240,) * 100
+    assert (nokland.optimizer, nokland.loss, nokland.reduction) == ("rmsprop", "binary_cross_entropy", "sum")
+    assert (nokland.batch_size, nokland.epochs, nokland.stop_at_train_error) == (64, 300, 0.01)
+
+
+def test_frozen_filters_keep_convolutions_only() -> None:
+    recipe = experiment("digits/conv")
+    network = build_network(recipe, "bp", dataset_for(recipe))
+    freeze_filters(network)
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            assert module.weight.requires_grad == isinstance(module, nn.Linear)
+
+
+def test_unknown_names_are_refused_with_what_there_is() -> None:
+    with pytest.raises(UserError, match="'digit/mlp'; did you mean digits/mlp"):
+        experiment("digit/mlp")
+    with pytest.raises(UserError, match="rule is 'ifa', expected one of those of pepita/mnist-fc: bp, fa, drtp, pepita"):
+        experiment("pepita/mnist-fc").for_rule("ifa")
+
+
+def test_every_rule_of_a_recipe_is_one_of_the_library() -> None:
+    assert {rule for recipe in EXPERIMENTS.values() for rule in recipe.rules} == set(rules.RULES)
