@@ -42,8 +42,8 @@ class TrainStep:
 
     With plain SGD (momentum, weight decay) the rule's updates go into the momentum as they are formed, ΔW riding on
     the matrix product: V ← μV + ΔW + λW, W ← W − ηV, and no gradient is stored. Any other optimizer gets `.grad` and
-    its own `step()`. The state lives in the optimizer, so that checkpoints, learning-rate schedules and a change to the plain loop
-    and back work in mid-training.
+    its own `step()`. The state lives in the optimizer, so that checkpoints, learning-rate schedules and a change to
+    the plain loop and back work in mid-training.
 
     Args:
         network: with a rule.
