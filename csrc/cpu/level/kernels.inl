@@ -17,12 +17,14 @@ namespace fastalign {
 namespace FASTALIGN_LEVEL_NAMESPACE {
 namespace {
 
+// clang-format off: each part uses those before it
 #include "cpu/level/convert.inl"
-#include "cpu/level/epilogue.inl"
 #include "cpu/level/loops.inl"
-#include "cpu/level/pooling.inl"
+#include "cpu/level/epilogue.inl"
 #include "cpu/level/projection.inl"
 #include "cpu/level/sums.inl"
+#include "cpu/level/pooling.inl"
+// clang-format on
 
 }  // namespace
 
