@@ -33,6 +33,8 @@ CSRC = ROOT / "csrc"
 OLDEST_TORCH = "0x020b000000000000"  # 2.11, as TORCH_TARGET_VERSION spells it
 USUAL_CUDA = "/usr/local/cuda"  # where the toolkit's installer puts it, on no PATH
 DEFAULT_ARCHITECTURES = "7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX"
+# Loops over the activations are vectorised only where these may forget errno and floating-point traps.
+OPTIMISATION = ("-O3", "-fno-math-errno", "-fno-trapping-math")
 WARNINGS = ("-Wall", "-Wextra", "-Wno-unused-parameter")  # torch's headers leave parameters unused
 MEMORY_PER_COMPILER = 2 << 30  # bytes; what nvcc or g++ take at most on these sources, with room to spare
 
@@ -232,7 +234,7 @@ def extension(plan: Plan) -> Extension:
         sources,
         include_dirs=[str(CSRC)],
         define_macros=macros,
-        extra_compile_args=["-std=c++20", "-O3", "-g0", "-fno-math-errno", "-fvisibility=hidden", *WARNINGS],
+        extra_compile_args=["-std=c++20", *OPTIMISATION, "-g0", "-fvisibility=hidden", *WARNINGS],
         extra_link_args=link,
         py_limited_api=True,
     )
