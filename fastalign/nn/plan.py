@@ -83,8 +83,9 @@ def make_plan(modules: Iterable[torch.nn.Module]) -> list[Stage]:
 def _flatten(modules: Iterable[torch.nn.Module]) -> Iterator[torch.nn.Module]:
     """The modules, with nested chains opened unless they have a rule of their own."""
     for module in modules:
-        if type(module) is torch.nn.Sequential or getattr(module, "is_plain_chain", False):
-            yield from _flatten(module.children())
+        is_chain = type(module) is torch.nn.Sequential or getattr(module, "is_plain_chain", False)
+        if isinstance(module, torch.nn.Sequential) and is_chain:
+            yield from _flatten(module)
         else:
             yield module
 
