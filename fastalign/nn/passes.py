@@ -264,17 +264,22 @@ class LayerPass:
         assert isinstance(layer, torch.nn.Conv2d)
         return kernels.conv2d_update(post, pre, layer.kernel_size, *convolution_of(layer), scale, with_bias)
 
-    def gradients(self, post: Tensor, pre: Tensor, scale: float) -> dict[Tensor, Tensor]:
+    def gradients(self, post: Tensor, pre: Tensor, scale: float, with_bias: bool = True) -> dict[Tensor, Tensor]:
         """What an update changes, as gradients by parameter: the layer's, and those of modules within the stage."""
         found: dict[Tensor, Tensor] = {}
         if self._block is not None:
             self._block_signal(post)
         elif any(p.requires_grad for p in self.native.parameters()):
             weight, bias = self.native.weight, self.native.bias
-            found[weight], bias_update = self.update(post, pre, scale, bias is not None)
-            if bias is not None:
+            found[weight], bias_update = self.update(post, pre, scale, with_bias and bias is not None)
+            if with_bias and bias is not None:
                 found[bias] = bias_update
         return {**found, **self.take_local_gradients(scale)}
+
+    @property
+    def has_local_gradients(self) -> bool:
+        """Whether modules within the stage have gradients to take."""
+        return bool(self._local_gradients)
 
     def take_local_gradients(self, scale: float) -> dict[Tensor, Tensor]:
         """The gradients of modules within the stage (normalisation, a block), times scale; each is given once."""

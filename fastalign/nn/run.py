@@ -170,8 +170,8 @@ class StepFunction(torch.autograd.Function):
     def backward(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, ...]:
         step = ctx.step
         gradients: dict[Tensor, Tensor] = {}
-        for layer, post, pre, scale in step.updates(ctx.saved_tensors, output_gradient):
-            for parameter, gradient in layer.gradients(post, pre, scale).items():
+        for layer, post, pre, scale, with_bias in step.updates(ctx.saved_tensors, output_gradient):
+            for parameter, gradient in layer.gradients(post, pre, scale, with_bias).items():
                 gradient = gradient.to(parameter.dtype)
                 gradients[parameter] = gradients[parameter] + gradient if parameter in gradients else gradient
         input_gradient = step.input_gradient() if step.input_requires_grad else None

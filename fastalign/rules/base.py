@@ -100,12 +100,13 @@ class Step(Protocol):
 
 
 class Update(NamedTuple):
-    """ΔW = scale · Σ post ⊗ pre of one layer, and Δb = scale · Σ post."""
+    """ΔW = scale · Σ post ⊗ pre of one layer, and Δb = scale · Σ post unless it leaves the bias."""
 
     layer: Layer
     post: Tensor
     pre: Tensor
     scale: float = 1.0
+    with_bias: bool = True
 
 
 class Rule:

@@ -64,6 +64,8 @@ class PEPITA(Rule):
         self.sign = float(sign)
         self.divisor = check_choice("divisor", divisor, ("mean", "sqrt", "authors"))
         self.update = check_choice("update", update, ("difference", "hebbian"))
+        if update == "hebbian" and presynaptic == "standard":
+            raise ValueError("presynaptic: the hebbian update has h_{l−1} and h_{l−1}^mod both; expected 'modulated'")
         self.sign_of_error = sign_of_error
         self.frozen_filters = frozen_filters
         self.projection = check_distribution("projection", projection)
@@ -85,9 +87,9 @@ class PEPITA(Rule):
                 scale = self._scale(step, layer)
                 yield Update(layer, difference, pre, scale)
                 if self.update == "hebbian":
-                    yield Update(
-                        layer, layer.activity(), self._input_difference(step, signal, delta_input, layer), scale
-                    )
+                    # h ⊗ Δh_{l−1}, the rest of the split; a bias sees 1 in both passes, so nothing of it.
+                    pre = self._input_difference(step, signal, delta_input, layer)
+                    yield Update(layer, layer.activity(), pre, scale, with_bias=False)
             delta_input = layer.pass_on(difference)
 
         output = above.layer

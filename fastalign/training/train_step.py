@@ -87,8 +87,8 @@ class TrainStep:
         return loss
 
     def _store_gradients(self, updates: Iterator[Update]) -> None:
-        for layer, post, pre, scale in updates:
-            for parameter, gradient in _pass(layer).gradients(post, pre, scale).items():
+        for layer, post, pre, scale, with_bias in updates:
+            for parameter, gradient in _pass(layer).gradients(post, pre, scale, with_bias).items():
                 if parameter.requires_grad:
                     gradient = gradient.to(parameter.dtype)
                     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
@@ -118,16 +118,16 @@ class _PlainSGD:
 
     def apply(self, updates: Sequence[Update]) -> None:
         """All updates of one layer."""
-        for layer, post, pre, scale in updates:
+        for layer, post, pre, scale, with_bias in updates:
             run = _pass(layer)
             if run.is_linear and pre.dtype == run.native.weight.dtype:
                 rows = post.reshape(-1, post.shape[-1])
                 self._add_product(run.native.weight, rows, pre.reshape(-1, pre.shape[-1]), scale)
-                if run.native.bias is not None:
+                if with_bias and run.native.bias is not None:
                     self._add(run.native.bias, rows.sum(0), scale)
                 gradients = run.take_local_gradients(scale)
             else:
-                gradients = run.gradients(post, pre, scale)
+                gradients = run.gradients(post, pre, scale, with_bias)
             for parameter, gradient in gradients.items():
                 self._add(parameter, gradient, 1.0)
         for parameter, velocity in self._velocities.items():
