@@ -88,7 +88,7 @@ def widened(argument: object) -> object:
 
 
 def check_numbers() -> None:
-    """Each op is, in each dtype, at most twice as far from the float64 reference as the reference in that dtype."""
+    """In float64 each op agrees with the reference; elsewhere it is at most twice as far off as plain PyTorch is."""
     from fastalign import reference
 
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
@@ -98,6 +98,9 @@ def check_numbers() -> None:
             result = getattr(torch.ops.fastalign, name)(*arguments)
             for e, p, r in zip(*((t,) if isinstance(t, Tensor) else t for t in (exact, plain, result)), strict=True):
                 expect(r.dtype == dtype, f"{name}: expected {dtype}, got {r.dtype}")
+                if dtype == torch.float64:
+                    torch.testing.assert_close(r, e)
+                    continue
                 rounding = torch.finfo(dtype).eps * e.abs().max().item()
                 bound = 2 * (p - e).abs().max().item() + 2 * rounding
                 off = (r - e).abs().max().item()
