@@ -225,6 +225,29 @@ def linear_update(post: Tensor, pre: Tensor, scale: float, with_bias: bool) -> t
     return weight_update, bias_update
 
 
+def linear_sgd_step_(
+    weight: Tensor,
+    bias: Tensor | None,
+    weight_velocity: Tensor,
+    bias_velocity: Tensor | None,
+    post: Tensor,
+    pre: Tensor,
+    scale: float,
+    momentum: float,
+    weight_decay: float,
+    learning_rate: float,
+) -> None:
+    """One step of SGD on a linear layer, in place: V ← μV + ΔW + λW, W ← W − ηV, with the ΔW and Δb of `linear_update`.
+
+    weight, weight_velocity (H, K); bias, bias_velocity (H); post (N, H), pre (N, K).
+    """
+    updates = linear_update(_wide(post), _wide(pre), scale, bias is not None)
+    for parameter, velocity, update in zip((weight, bias), (weight_velocity, bias_velocity), updates, strict=True):
+        if parameter is not None and velocity is not None:
+            velocity.copy_(momentum * _wide(velocity) + update + weight_decay * _wide(parameter))
+            parameter.sub_(learning_rate * velocity)
+
+
 def dfa_linear_update(
     error: Tensor, feedback: Tensor, kept: Tensor, x: Tensor, activation: int, given_output: bool
 ) -> tuple[Tensor, Tensor]:

@@ -47,6 +47,11 @@ TwoTensors dfa_linear_update_cpu(const torch::stable::Tensor& error, const torch
 TwoTensors pepita_linear_update_cpu(const torch::stable::Tensor& h, const torch::stable::Tensor& h_mod,
                                     const torch::stable::Tensor& x_mod);
 
+void linear_sgd_step_cpu(torch::stable::Tensor weight, const MaybeTensor& bias, torch::stable::Tensor weight_velocity,
+                         const MaybeTensor& bias_velocity, const torch::stable::Tensor& post,
+                         const torch::stable::Tensor& pre, double scale, double momentum, double weight_decay,
+                         double learning_rate);
+
 TwoTensors conv2d_update_cpu(const torch::stable::Tensor& post, const torch::stable::Tensor& pre,
                              const Integers& kernel_size, const Integers& stride, const Integers& padding,
                              const Integers& dilation, int64_t groups, double scale, bool with_bias);

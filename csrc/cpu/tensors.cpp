@@ -112,12 +112,12 @@ Dropout dropout_of(double p, const std::optional<Tensor>& seed) {
   return {.active = true, .threshold = threshold, .keep = 1 - p, .factor = p < 1 ? 1 / (1 - p) : 0, .key = key};
 }
 
-void multiply(const Tensor& result, const Tensor& left, const Tensor& right, double scale) {
-  if (scale == 1) {
+void multiply(const Tensor& result, const Tensor& left, const Tensor& right, double scale, double keep) {
+  if (scale == 1 && keep == 0) {
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(result.get(), left.get(), right.get()));
   } else {
     STABLE_TORCH_ERROR_CODE_CHECK(
-        aoti_torch_cpu_addmm_out(result.get(), result.get(), left.get(), right.get(), /*beta=*/0, /*alpha=*/scale));
+        aoti_torch_cpu_addmm_out(result.get(), result.get(), left.get(), right.get(), /*beta=*/keep, /*alpha=*/scale));
   }
 }
 

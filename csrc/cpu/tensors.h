@@ -45,8 +45,8 @@ Activation activation_of(int64_t number);
 // Throws std::runtime_error where p is no probability, or positive without a seed.
 Dropout dropout_of(double p, const std::optional<Tensor>& seed);
 
-// result = scale · left · right, by torch's matrix product.
-void multiply(const Tensor& result, const Tensor& left, const Tensor& right, double scale = 1);
+// result = scale · left · right + keep · result, by torch's matrix product.
+void multiply(const Tensor& result, const Tensor& left, const Tensor& right, double scale = 1, double keep = 0);
 
 // Runs a function of (begin, end) over ranges of the tasks 0 … count, of at least `grain` tasks each, on torch's
 // threads.

@@ -29,6 +29,8 @@ SCHEMAS = {
     "linear_difference": "(Tensor delta, Tensor weight, Tensor preactivation, int activation, float dropout,"
     " Tensor? seed) -> Tensor",
     "linear_update": "(Tensor post, Tensor pre, float scale, bool with_bias) -> (Tensor, Tensor)",
+    "linear_sgd_step_": "(Tensor(a!) weight, Tensor(b!)? bias, Tensor(c!) weight_velocity, Tensor(d!)? bias_velocity,"
+    " Tensor post, Tensor pre, float scale, float momentum, float weight_decay, float learning_rate) -> ()",
     "dfa_linear_update": "(Tensor error, Tensor feedback, Tensor kept, Tensor x, int activation, bool given_output)"
     " -> (Tensor, Tensor)",
     "pepita_linear_update": "(Tensor h, Tensor h_mod, Tensor x_mod) -> (Tensor, Tensor)",
@@ -65,6 +67,10 @@ def _linear_forward(x: Tensor, weight: Tensor, *arguments: object) -> tuple[Tens
 
 def _linear_update(post: Tensor, pre: Tensor, _scale: float, with_bias: bool) -> tuple[Tensor, Tensor]:
     return post.new_empty(post.shape[1], pre.shape[1]), post.new_empty(post.shape[1] if with_bias else 0)
+
+
+def _nothing(*_: object) -> None:
+    return None
 
 
 def _dfa_linear_update(_e: Tensor, _b: Tensor, kept: Tensor, x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
@@ -138,6 +144,7 @@ _FAKES: dict[str, Callable[..., object]] = {
     "linear_forward": _linear_forward,
     "linear_difference": _like_third,
     "linear_update": _linear_update,
+    "linear_sgd_step_": _nothing,
     "dfa_linear_update": _dfa_linear_update,
     "pepita_linear_update": _pepita_linear_update,
     "conv2d_update": _conv2d_update,

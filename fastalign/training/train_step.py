@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastalign.nn import Sequential
 from fastalign.nn.passes import LayerPass
+from fastalign.ops.schemas import kernels
 from fastalign.rules import Layer, Update
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def _cross_entropy(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean softmax cross-entropy and its gradient (softmax(a_L) − y) / N."""
+    """Mean softmax cross-entropy and its gradient (softmax(a_L) − y) / N, by autograd's own kernels."""
     log_probabilities = torch.log_softmax(outputs, 1)
-    loss = F.nll_loss(log_probabilities, labels)
-    error = log_probabilities.exp_()
-    error.scatter_add_(1, labels.unsqueeze(1), error.new_full((1, 1), -1.0).expand(len(labels), 1))
-    return loss, error.div_(max(len(labels), 1))
+    mean, ignored = 1, -100
+    loss, weight = torch.ops.aten.nll_loss_forward(log_probabilities, labels, None, mean, ignored)
+    one = torch.ones_like(loss)
+    gradient = torch.ops.aten.nll_loss_backward(one, log_probabilities, labels, None, mean, ignored, weight)
+    return loss, torch.ops.aten._log_softmax_backward_data(gradient, log_probabilities, 1, outputs.dtype)
 
 
 def _differentiated(loss: Loss) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -118,18 +120,13 @@ class _PlainSGD:
 
     def apply(self, updates: Sequence[Update]) -> None:
         """All updates of one layer."""
+        if len(updates) == 1 and self._apply_fused(updates[0]):
+            return
         for layer, post, pre, scale, with_bias in updates:
-            run = _pass(layer)
-            if run.is_linear and pre.dtype == run.native.weight.dtype:
-                rows = post.reshape(-1, post.shape[-1])
-                self._add_product(run.native.weight, rows, pre.reshape(-1, pre.shape[-1]), scale)
-                if with_bias and run.native.bias is not None:
-                    self._add(run.native.bias, rows.sum(0), scale)
-                gradients = run.take_local_gradients(scale)
-            else:
-                gradients = run.gradients(post, pre, scale, with_bias)
-            for parameter, gradient in gradients.items():
-                self._add(parameter, gradient, 1.0)
+            for parameter, gradient in _pass(layer).gradients(post, pre, scale, with_bias).items():
+                if parameter in self._groups:
+                    velocity, decay = self._velocity(parameter)
+                    velocity.mul_(decay).add_(gradient)
         for parameter, velocity in self._velocities.items():
             group = self._groups[parameter]
             if group["weight_decay"] != 0:
@@ -137,28 +134,48 @@ class _PlainSGD:
             parameter.add_(velocity, alpha=-group["lr"])
         self._velocities = {}
 
-    def _add_product(self, parameter: Tensor, post: Tensor, pre: Tensor, scale: float) -> None:
-        if parameter in self._groups:
-            velocity, decay = self._velocity(parameter)
-            velocity.addmm_(post.T, pre, beta=decay, alpha=scale)
-
-    def _add(self, parameter: Tensor, part: Tensor, scale: float) -> None:
-        if parameter in self._groups:
-            velocity, decay = self._velocity(parameter)
-            velocity.mul_(decay).add_(part, alpha=scale)
+    def _apply_fused(self, update: Update) -> bool:
+        """The update of a linear layer and nothing else, in one kernel; False where it is not that."""
+        run = _pass(update.layer)
+        if not run.is_linear or run.has_local_gradients or not update.with_bias:
+            return False
+        weight, bias = run.native.weight, run.native.bias
+        group = self._groups.get(weight)
+        if group is None or update.pre.dtype != weight.dtype or not weight.is_contiguous():
+            return False
+        if bias is not None and self._groups.get(bias) is not group:
+            return False
+        kernels.linear_sgd_step_(
+            weight,
+            bias,
+            self._stored_velocity(weight, group),
+            None if bias is None else self._stored_velocity(bias, group),
+            update.post.reshape(-1, weight.shape[0]),
+            update.pre.reshape(-1, weight.shape[1]),
+            update.scale,
+            group["momentum"],
+            group["weight_decay"],
+            group["lr"],
+        )
+        return True
 
     def _velocity(self, parameter: Tensor) -> tuple[Tensor, float]:
         """V and the factor that the next part to be added to it decays it by."""
         if parameter in self._velocities:
             return self._velocities[parameter], 1.0
-        momentum = self._groups[parameter]["momentum"]
-        velocity = self._state[parameter].get("momentum_buffer") if momentum != 0 else None
+        group = self._groups[parameter]
+        self._velocities[parameter] = self._stored_velocity(parameter, group)
+        return self._velocities[parameter], group["momentum"]
+
+    def _stored_velocity(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+        """The momentum buffer of torch's optimizer, made where it is not there; scratch memory without momentum."""
+        if group["momentum"] == 0:
+            return torch.zeros_like(parameter)
+        state = self._state[parameter]
+        velocity = state.get("momentum_buffer")
         if velocity is None:
-            velocity = torch.zeros_like(parameter)
-            if momentum != 0:
-                self._state[parameter]["momentum_buffer"] = velocity
-        self._velocities[parameter] = velocity
-        return velocity, momentum
+            velocity = state["momentum_buffer"] = torch.zeros_like(parameter)
+        return velocity
 
 
 def _pass(layer: Layer) -> LayerPass:

@@ -1,0 +1,58 @@
+// SGD with momentum on a linear layer, the update riding on the matrix product.
+
+#include "cpu/operators.h"
+#include "cpu/update.h"
+
+namespace fastalign {
+
+namespace {
+
+// V ← V + λW, W ← W − ηV.
+void descend(const Tensor& parameter, const Tensor& velocity, double weight_decay, double learning_rate) {
+  if (weight_decay != 0) {
+    run_elementwise(
+        parameter,
+        {.finish = Finish::add, .scale = weight_decay, .operand = input(velocity), .result = output(velocity)});
+  }
+  run_elementwise(
+      velocity,
+      {.finish = Finish::add, .scale = -learning_rate, .operand = input(parameter), .result = output(parameter)});
+}
+
+}  // namespace
+
+void linear_sgd_step_cpu(Tensor weight, const MaybeTensor& bias, Tensor weight_velocity,
+                         const MaybeTensor& bias_velocity, const Tensor& post, const Tensor& pre, double scale,
+                         double momentum, double weight_decay, double learning_rate) {
+  check_alike({&weight, &weight_velocity, &post, &pre});
+  check_shape("post", post, {-1, -1});
+  check_shape("pre", pre, {post.size(0), -1});
+  check_shape("weight", weight, {post.size(1), pre.size(1)});
+  check_shape("weight_velocity", weight_velocity, {post.size(1), pre.size(1)});
+  STD_TORCH_CHECK(weight.is_contiguous() && weight_velocity.is_contiguous(), "expected contiguous weights");
+  STD_TORCH_CHECK(bias.has_value() == bias_velocity.has_value(), "expected a velocity for a bias, and none for none");
+
+  if (bias) {
+    check_alike({&weight, &*bias, &*bias_velocity});
+    check_shape("bias", *bias, {post.size(1)});
+    check_shape("bias_velocity", *bias_velocity, {post.size(1)});
+    const Tensor update = bias_update(post, scale, wide_dtype(post));
+    run_elementwise(
+        *bias_velocity,
+        {.finish = Finish::add, .scale = momentum, .operand = input(update), .result = output(*bias_velocity)});
+    descend(*bias, *bias_velocity, weight_decay, learning_rate);
+  }
+  if (is_half(weight)) {
+    const int64_t sizes[] = {weight.size(0), weight.size(1)};
+    const Tensor update = empty({sizes, 2}, ScalarType::Float);
+    multiply(update, transposed(wide(post)), wide(pre), scale);
+    run_elementwise(
+        weight_velocity,
+        {.finish = Finish::add, .scale = momentum, .operand = input(update), .result = output(weight_velocity)});
+  } else {
+    multiply(weight_velocity, transposed(post), pre, scale, momentum);
+  }
+  descend(weight, weight_velocity, weight_decay, learning_rate);
+}
+
+}  // namespace fastalign
