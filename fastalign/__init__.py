@@ -2,6 +2,7 @@
 
 from fastalign import nn, ops, rules
 from fastalign._version import __version__
+from fastalign.convert import convert
 from fastalign.initialisation import initialise
 
-__all__ = ["__version__", "initialise", "nn", "ops", "rules"]
+__all__ = ["__version__", "convert", "initialise", "nn", "ops", "rules"]
