@@ -107,7 +107,7 @@ class ActivationPass:
         kept, *arguments = self._state()
         shape = kept.shape
         if kept.dim() != 4:
-            kept = kept.reshape(signal.shape[0], -1)
+            kept = kept.reshape(signal.shape[0], matrix.shape[0])
         term = kernels.feedback_term(signal.to(kept.dtype), matrix.to(kept.dtype), kept, *arguments)
         return term.reshape(shape)
 
@@ -149,7 +149,11 @@ class ModulePass:
         if keep is Keep.FOR_DIFFERENCE:
             self._refuse_stochastic()
             self._input = self._tape.keep(h)
-        return _single_tensor(self._module, self._module(h))
+        return _single_tensor(self._module, self._module(self._given(h) if keep else h))
+
+    def _given(self, h: Tensor) -> Tensor:
+        """h, or a copy for a module that works in place, which must not write into what the layer before has kept."""
+        return h.clone() if any(getattr(module, "inplace", False) for module in self._module.modules()) else h
 
     def _forward_with_graph(self, h: Tensor) -> Tensor:
         self._parameters = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
@@ -157,8 +161,7 @@ class ModulePass:
             # Stand-ins for the parameters, so that hooks on the parameters themselves see one gradient, the rule's.
             stand_ins = {name: p.detach().requires_grad_() for name, p in self._parameters.items()}
             x = h.detach().requires_grad_()
-            # NOTE: an in-place module must not write into what the layer before has kept.
-            given = x.clone() if getattr(self._module, "inplace", False) else x
+            given = self._given(x)
             y = functional_call(self._module, stand_ins, (given,)) if stand_ins else self._module(given)
         self._graph: tuple[Tensor, Tensor, list[Tensor]] | None = (
             x,
@@ -201,7 +204,7 @@ class ModulePass:
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
             no_shift = torch.zeros_like(module.running_var)
             return F.batch_norm(delta, no_shift, module.running_var, module.weight, None, eps=module.eps)
-        return module(h + delta) - module(h)
+        return module(h + delta) - module(self._given(h))
 
     def _refuse_stochastic(self) -> None:
         module = self._module
