@@ -1,0 +1,266 @@
+"""Arguments for every op, at any size, dtype and memory layout; and the backends that the ops run on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastalign import _native, reference
+from fastalign.activations import Activation
+from fastalign.ops.schemas import SCHEMAS
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+SEED = torch.tensor([0x123456789ABCDEF])
+
+Arguments = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where ops run: `missing` says why this machine cannot, None where it can."""
+
+    name: str
+    missing: str | None
+    call: Callable[[str, Arguments], Any]
+
+    def run(self, op: str, arguments: Arguments) -> tuple[Tensor, ...]:
+        return as_tuple(self.call(op, arguments))
+
+
+BACKENDS = {
+    "cpu": Backend("cpu", None, lambda op, arguments: getattr(torch.ops.fastalign, op)(*arguments)),
+}
+
+needs_native = "" if _native.module is not None else str(_native.why_not)
+
+
+@dataclass(frozen=True)
+class Size:
+    """N samples, C classes, H units, K inputs."""
+
+    samples: int = 33
+    classes: int = 10
+    units: int = 50
+    inputs: int = 21
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the ops take besides tensors."""
+
+    activation: Activation = Activation.TANH
+    given_output: bool = False
+    dropout: float = 0.0
+
+    @property
+    def seed(self) -> Tensor | None:
+        return SEED if self.dropout > 0 else None
+
+
+class Draw:
+    """Draws tensors of a dtype, of values that float32 holds too, and lays them out in memory."""
+
+    def __init__(self, dtype: torch.dtype, layout: str = "contiguous", seed: int = 0) -> None:
+        self.dtype = dtype
+        self.layout = LAYOUTS[layout]
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, *shape: int, scale: float = 1.0) -> Tensor:
+        return self.layout((scale * torch.randn(shape, generator=self.generator)).to(self.dtype))
+
+    def kept(self, options: Options, *shape: int) -> Tensor:
+        """A preactivation, or what a layer puts out."""
+        a = 2 * torch.randn(shape, generator=self.generator)
+        if options.given_output:
+            a = reference.activation_forward(a, options.activation, options.dropout, options.seed)
+        return self.layout(a.to(self.dtype))
+
+
+def _transposed(values: Tensor) -> Tensor:
+    return values.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+def _strided(values: Tensor) -> Tensor:
+    wide = values.new_zeros(*values.shape[:-1], 2 * values.shape[-1])
+    wide[..., ::2] = values
+    return wide[..., ::2]
+
+
+def _misaligned(values: Tensor) -> Tensor:
+    buffer = values.new_zeros(values.numel() + 1)
+    buffer[1:] = values.flatten()
+    return buffer[1:].view(values.shape)
+
+
+def _part(values: Tensor) -> Tensor:
+    whole = values.new_full([size + 2 for size in values.shape], float("nan"))
+    for dimension, size in enumerate(values.shape):
+        whole = whole.narrow(dimension, 1, size)
+    return whole.copy_(values)
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda values: values,
+    "transposed": _transposed,
+    "strided": _strided,
+    "misaligned": _misaligned,
+    "part": _part,
+    "channels_last": lambda v: v.to(memory_format=torch.channels_last) if v.dim() == 4 else v,
+    "expanded": lambda v: v[:1].expand(v.shape) if v.numel() else v,
+}
+
+_Case = Callable[[Draw, Size, Options], Arguments]
+
+
+def _maps(draw: Draw, size: Size, scale: float = 1.0) -> tuple[Tensor, Tensor, Arguments]:
+    """A feature map of 4 channels, the input of 2 that it is a convolution of, and that convolution."""
+    post = draw(size.samples, 4, 5, 4, scale=scale)
+    return post, draw(size.samples, 2, 9, 9), ([3, 2], [2, 2], [1, 0], [1, 2], 2)
+
+
+CASES: dict[str, _Case] = {
+    "activation_forward": lambda draw, s, o: (draw.kept(Options(), s.samples, s.units), o.activation, o.dropout, o.seed),
+    "activation_backward": lambda draw, s, o: (
+        draw(s.samples, s.units),
+        draw.kept(o, s.samples, s.units),
+        o.activation,
+        o.given_output,
+        o.dropout,
+        o.seed,
+    ),
+    "activation_difference": lambda draw, s, o: (
+        draw(s.samples, s.units, scale=2),
+        draw(s.samples, s.units, scale=0.05),
+        o.activation,
+        o.dropout,
+        o.seed,
+    ),
+    "feedback_term": lambda draw, s, o: (
+        draw(s.samples, s.classes),
+        draw(s.units, s.classes),
+        draw.kept(o, s.samples, s.units),
+        o.activation,
+        o.given_output,
+        o.dropout,
+        o.seed,
+    ),
+    "feedback_terms": lambda draw, s, o: (
+        draw(s.samples, s.classes),
+        [draw(units, s.classes) for units in (s.units, 1, 2 * s.units)],
+        [draw.kept(Options(o.activation, o.given_output), s.samples, units) for units in (s.units, 1, 2 * s.units)],
+        o.activation,
+        o.given_output,
+    ),
+    "linear_forward": lambda draw, s, o: (
+        draw(s.samples, s.inputs),
+        draw(s.units, s.inputs),
+        draw(s.units),
+        o.activation,
+        o.dropout,
+        o.seed,
+        True,
+    ),
+    "linear_difference": lambda draw, s, o: (
+        draw(s.samples, s.inputs, scale=0.01),
+        draw(s.units, s.inputs),
+        draw(s.samples, s.units, scale=2),
+        o.activation,
+        o.dropout,
+        o.seed,
+    ),
+    "linear_update": lambda draw, s, o: (draw(s.samples, s.units), draw(s.samples, s.inputs), 0.3, True),
+    "dfa_linear_update": lambda draw, s, o: (
+        draw(s.samples, s.classes),
+        draw(s.units, s.classes),
+        draw.kept(Options(o.activation, o.given_output), s.samples, s.units),
+        draw(s.samples, s.inputs),
+        o.activation,
+        o.given_output,
+    ),
+    "pepita_linear_update": lambda draw, s, o: (
+        draw(s.samples, s.units),
+        draw(s.samples, s.units),
+        draw(s.samples, s.inputs),
+    ),
+    "conv2d_update": lambda draw, s, o: (lambda post, pre, c: (post, pre, *c, 0.3, True))(*_maps(draw, s)),
+    "dfa_conv2d_update": lambda draw, s, o: (lambda post, pre, c: (
+        draw(s.samples, s.classes),
+        draw(post.shape[1:].numel(), s.classes),
+        draw.kept(Options(o.activation, o.given_output), *post.shape),
+        pre,
+        o.activation,
+        o.given_output,
+        *c,
+    ))(*_maps(draw, s)),
+    "pepita_conv2d_update": lambda draw, s, o: (lambda h, pre, c: (h, draw(*h.shape), pre, *c))(*_maps(draw, s)),
+    "modulate_input": lambda draw, s, o: (
+        draw(s.samples, s.inputs),
+        draw(s.samples, s.classes),
+        draw(s.inputs, s.classes),
+        -0.7,
+    ),
+    "max_pool2d_difference": lambda draw, s, o: (
+        draw(s.samples, 3, 7, 8),
+        draw(s.samples, 3, 7, 8, scale=0.1),
+        [3, 2],
+        [2, 3],
+        [1, 1],
+        [1, 2],
+        True,
+    ),
+}
+
+WITH_ACTIVATION = [op for op in CASES if "activation" in SCHEMAS[op]]
+WITH_OUTPUT = [op for op in CASES if "given_output" in SCHEMAS[op]]
+WITH_DROPOUT = [op for op in CASES if "dropout" in SCHEMAS[op]]
+
+
+def arguments(
+    op: str,
+    dtype: torch.dtype,
+    size: Size = Size(),
+    options: Options = Options(),
+    layout: str = "contiguous",
+    seed: int = 0,
+) -> Arguments:
+    """Arguments of an op, the same at every call."""
+    return CASES[op](Draw(dtype, layout, seed), size, options)
+
+
+def as_tuple(result: Any) -> tuple[Tensor, ...]:
+    """One tensor or several as several."""
+    return (result,) if isinstance(result, Tensor) else tuple(result)
+
+
+def in_dtype(values: Sequence[Any], dtype: torch.dtype) -> Arguments:
+    """The arguments with every floating-point tensor in a dtype."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value.to(dtype)
+        return [convert(v) for v in value] if isinstance(value, list) else value
+
+    return tuple(convert(value) for value in values)
+
+
+def run_reference(op: str, values: Sequence[Any]) -> tuple[Tensor, ...]:
+    return as_tuple(getattr(reference, op)(*values))
+
+
+def truth_and_plain(op: str, values: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:
+    """Each result in float64, and as plain PyTorch computes it in the dtype of the arguments.
+
+    What float64 itself is wrong by, nothing tells; plain PyTorch's error in it is taken as that of float32, scaled by their
+    units in the last place, and by another half because the truth is then wrong by as much.
+    """
+    truth = run_reference(op, in_dtype(values, torch.float64))
+    plain = run_reference(op, values)
+    if plain[0].dtype == torch.float64:
+        units = 1.5 * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+        single = run_reference(op, in_dtype(values, torch.float32))
+        plain = tuple(t + units * (s.double() - t) for t, s in zip(truth, single, strict=True))
+    return list(zip(truth, plain, strict=True))

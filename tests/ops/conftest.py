@@ -1,0 +1,12 @@
+from __future__ import annotations
+
+import pytest
+from cases import BACKENDS, Backend
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    chosen = BACKENDS[request.param]
+    if chosen.missing is not None:
+        pytest.skip(chosen.missing)
+    return chosen

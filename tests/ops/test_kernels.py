@@ -1,0 +1,187 @@
+"""Every op on every backend against the reference in float64: dtypes, activations, sizes, memory layouts, dropout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import (
+    CASES,
+    DTYPES,
+    LAYOUTS,
+    WITH_ACTIVATION,
+    WITH_DROPOUT,
+    WITH_OUTPUT,
+    Arguments,
+    Backend,
+    Options,
+    Size,
+    arguments,
+    truth_and_plain,
+)
+from compare import assert_as_accurate
+
+from fastalign.activations import Activation
+
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+
+# Around the sizes of tiles (4 or 8 rows, 48 columns), tasks (32 rows), packed blocks (240 columns), stretches (512 and 4096
+# elements) and the number of classes (128) beyond which the library multiplies.
+SIZES = [
+    Size(samples=1, classes=1, units=1, inputs=1),
+    Size(samples=2, classes=127, units=47, inputs=128),
+    Size(samples=7, classes=128, units=48, inputs=129),
+    Size(samples=31, classes=129, units=49, inputs=127),
+    Size(samples=32, classes=3, units=239, inputs=2),
+    Size(samples=33, classes=11, units=241, inputs=7),
+    Size(samples=65, classes=2, units=97, inputs=193),
+    Size(samples=5, classes=10, units=1021, inputs=13),
+    Size(samples=0, classes=10, units=50, inputs=21),
+    Size(samples=3, classes=0, units=5, inputs=0),
+    Size(samples=3, classes=2, units=0, inputs=4),
+]
+
+
+def check(backend: Backend, op: str, values: Arguments) -> None:
+    for actual, (truth, plain) in zip(backend.run(op, values), truth_and_plain(op, values), strict=True):
+        assert actual.is_contiguous()
+        assert_as_accurate(actual, truth, plain)
+
+
+@dtypes
+@pytest.mark.parametrize("activation", Activation, ids=lambda a: a.name.lower())
+@pytest.mark.parametrize("op", WITH_ACTIVATION)
+def test_activation(backend: Backend, op: str, activation: Activation, dtype: torch.dtype) -> None:
+    check(backend, op, arguments(op, dtype, options=Options(activation)))
+
+
+@dtypes
+@pytest.mark.parametrize(
+    "activation", [a for a in Activation if a.derivative_follows_from_output], ids=lambda a: a.name.lower()
+)
+@pytest.mark.parametrize("op", WITH_OUTPUT)
+def test_given_output(backend: Backend, op: str, activation: Activation, dtype: torch.dtype) -> None:
+    check(backend, op, arguments(op, dtype, options=Options(activation, given_output=True)))
+
+
+@dtypes
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s.samples}x{s.classes}x{s.units}x{s.inputs}")
+@pytest.mark.parametrize("op", CASES)
+def test_size(backend: Backend, op: str, size: Size, dtype: torch.dtype) -> None:
+    check(backend, op, arguments(op, dtype, size))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("classes", [10, 130])
+@pytest.mark.parametrize("op", CASES)
+def test_layout(backend: Backend, op: str, classes: int, layout: str, dtype: torch.dtype) -> None:
+    check(backend, op, arguments(op, dtype, Size(samples=9, classes=classes, inputs=classes + 3), layout=layout))
+
+
+@dtypes
+@pytest.mark.parametrize("dropout", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("op", WITH_DROPOUT)
+def test_dropout(backend: Backend, op: str, dropout: float, dtype: torch.dtype) -> None:
+    check(backend, op, arguments(op, dtype, Size(units=51), Options(dropout=dropout)))
+    if op in WITH_OUTPUT and dropout < 1:
+        check(backend, op, arguments(op, dtype, Size(units=51), Options(given_output=True, dropout=dropout)))
+
+
+@dtypes
+@pytest.mark.parametrize("classes", [10, 130])
+def test_feature_maps(backend: Backend, classes: int, dtype: torch.dtype) -> None:
+    """What is kept of a convolution may be a map, in any layout; its units count channels, then rows, then columns."""
+    size = Size(samples=5, classes=classes, units=3 * 4 * 7)
+    signal, feedback, kept, *rest = arguments("feedback_term", dtype, size, Options(dropout=0.5))
+    maps = kept.view(5, 3, 4, 7).to(memory_format=torch.channels_last)
+    (delta,) = backend.run("feedback_term", (signal, feedback, maps, *rest))
+    (flat,) = backend.run("feedback_term", (signal, feedback, kept, *rest))
+    assert torch.equal(delta, flat.view_as(delta))
+    assert delta.is_contiguous()
+
+
+@dtypes
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("inputs", [10, 130])
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_forward(backend: Backend, bias: bool, inputs: int, keep: bool, dtype: torch.dtype) -> None:
+    x, weight, b, *rest = arguments("linear_forward", dtype, Size(inputs=inputs))
+    values = (x, weight, b if bias else None, *rest[:-1], keep)
+    check(backend, "linear_forward", values)
+
+
+@dtypes
+@pytest.mark.parametrize("op", ["linear_update", "conv2d_update"])
+def test_update_without_bias(backend: Backend, op: str, dtype: torch.dtype) -> None:
+    values = (*arguments(op, dtype)[:-1], False)
+    check(backend, op, values)
+    assert backend.run(op, values)[1].numel() == 0
+
+
+@dtypes
+def test_transposed_feedback(backend: Backend, dtype: torch.dtype) -> None:
+    """BP's feedback is the transposed weight of the layer above, as a view."""
+    for classes in (10, 60, 200):
+        signal, feedback, *rest = arguments("feedback_term", dtype, Size(classes=classes, units=300))
+        check(backend, "feedback_term", (signal, feedback.T.contiguous().T, *rest))
+
+
+@pytest.mark.parametrize(
+    ("convolution", "pre", "post"),
+    [
+        (([5, 5], [1, 1], [0, 0], [1, 1], 1), (1, 28, 28), (32, 24, 24)),
+        (([5, 5], [1, 1], [0, 0], [1, 1], 1), (3, 32, 32), (32, 28, 28)),
+        (([5, 5], [1, 1], [2, 2], [1, 1], 1), (7, 9, 9), (17, 9, 9)),
+        (([3, 3], [1, 1], [1, 1], [1, 1], 1), (1, 1, 1), (1, 1, 1)),
+        (([1, 1], [1, 1], [0, 0], [1, 1], 1), (5, 3, 2), (4, 3, 2)),
+        (([3, 1], [1, 2], [0, 1], [2, 1], 1), (2, 9, 8), (33, 5, 5)),
+        (([3, 3], [2, 2], [1, 1], [1, 1], 4), (4, 11, 10), (8, 6, 5)),
+        (([2, 7], [1, 1], [0, 3], [1, 1], 1), (3, 6, 37), (19, 5, 37)),
+    ],
+    ids=str,
+)
+@dtypes
+@pytest.mark.parametrize("samples", [0, 1, 3])
+def test_convolution(
+    backend: Backend,
+    samples: int,
+    convolution: Arguments,
+    pre: tuple[int, ...],
+    post: tuple[int, ...],
+    dtype: torch.dtype,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    h, h_mod, x = (
+        torch.randn(samples, *shape, generator=generator).to(dtype) for shape in (post, post, pre)
+    )
+    check(backend, "conv2d_update", (h, x, *convolution, 0.25, True))
+    check(backend, "pepita_conv2d_update", (h, h_mod, x, *convolution))
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        ([2, 2], [2, 2], [0, 0], [1, 1], False),
+        ([3, 3], [2, 2], [0, 0], [1, 1], False),
+        ([3, 3], [2, 2], [1, 1], [1, 1], True),
+        ([3, 2], [1, 3], [1, 0], [2, 1], False),
+        ([2, 2], [3, 3], [1, 1], [3, 3], True),
+    ],
+    ids=str,
+)
+@dtypes
+def test_pooling(backend: Backend, window: Arguments, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    h, delta = (torch.randn(3, 2, 11, 9, generator=generator).to(dtype) for _ in range(2))
+    check(backend, "max_pool2d_difference", (h, delta, *window))
+    ties = torch.randint(0, 2, h.shape, generator=generator).to(dtype)
+    check(backend, "max_pool2d_difference", (ties, 0.25 * delta, *window))
+    ties[0, 0, 5, 4], ties[1, 1, 3, 3], delta[2, 0, 2, 2] = float("nan"), float("inf"), float("nan")
+    check(backend, "max_pool2d_difference", (ties, delta, *window))
+
+
+def test_pooling_keeps_the_difference_exact(backend: Backend) -> None:
+    """Where the maximum stays at its place the result is Δh, to the last bit."""
+    h, delta = torch.tensor([[[[1000.0, 0], [0, 0]]]]), torch.tensor([[[[1e-6, 9], [9, 9]]]])
+    (difference,) = backend.run("max_pool2d_difference", (h, delta, [2, 2], [2, 2], [0, 0], [1, 1], False))
+    assert difference.item() == delta[0, 0, 0, 0].item()
