@@ -207,7 +207,7 @@ class LayerPass:
         for link in reversed(self._links):
             signal = link.backward(signal)
             if isinstance(link, ModulePass):
-                self._local_gradients.update(link.take_gradients())
+                self._add_local_gradients(link.take_gradients())
         return signal
 
     def preactivation(self) -> Tensor:
@@ -249,7 +249,7 @@ class LayerPass:
         assert self._block is not None
         if self._block_input_signal is None:
             self._block_input_signal = self._block.backward(delta)
-            self._local_gradients.update(self._block.take_gradients())
+            self._add_local_gradients(self._block.take_gradients())
         return self._block_input_signal
 
     # The update
@@ -280,6 +280,13 @@ class LayerPass:
     def has_local_gradients(self) -> bool:
         """Whether modules within the stage have gradients to take."""
         return bool(self._local_gradients)
+
+    def _add_local_gradients(self, gradients: dict[Tensor, Tensor]) -> None:
+        """A module that stands in several places has the sum."""
+        for parameter, gradient in gradients.items():
+            if parameter in self._local_gradients:
+                gradient = gradient + self._local_gradients[parameter]
+            self._local_gradients[parameter] = gradient
 
     def take_local_gradients(self, scale: float) -> dict[Tensor, Tensor]:
         """The gradients of modules within the stage (normalisation, a block), times scale; each is given once."""
