@@ -14,7 +14,7 @@ from torch import Tensor
 from fastalign import reference
 from fastalign.activations import Activation
 from fastalign.nn.links import ActivationPass, ModulePass, accepts, is_watched, observe
-from fastalign.nn.plan import ActivationLink, Link, Stage, is_native_layer
+from fastalign.nn.plan import ActivationLink, Link, Stage
 from fastalign.nn.tape import Keep, Tape
 from fastalign.ops.schemas import kernels
 from fastalign.rules import Layer
@@ -26,7 +26,6 @@ class LayerPass:
     def __init__(self, stage: Stage, tape: Tape) -> None:
         self.stage = stage
         self._feedback = -1
-        self.trainable = False
         self._local_gradients: dict[Tensor, Tensor] = {}
         self._tape = tape
         self._links: list[ActivationPass | ModulePass] = []
@@ -37,27 +36,21 @@ class LayerPass:
 
     def forward(self, x: Tensor, keep: Keep) -> Tensor:
         """The stage's output; keeps what `keep` says of it."""
-        layer = self.stage.layer
-        native = is_native_layer(layer)
-        if native:
+        stage = self.stage
+        if stage.native is not None:
             x = _autocast(x)
         self.input_shape = x.shape
         self._input = self._tape.keep(x) if keep else -1
-        links = list(self.stage.links)
-        if layer is None:
-            h = x
-        elif native:
-            accepts(layer, x)
-            first = (
-                links.pop(0) if links and isinstance(links[0], ActivationLink) else ActivationLink(Activation.IDENTITY)
-            )
-            assert isinstance(first, ActivationLink)
-            forward = self._forward_linear if isinstance(layer, torch.nn.Linear) else self._forward_convolution
-            h = forward(x, ActivationPass(first, self._tape), keep)
-        else:
-            self._block = ModulePass(layer, self._tape)
+        if stage.native is not None:
+            accepts(stage.native, x)
+            forward = self._forward_linear if self.is_linear else self._forward_convolution
+            h = forward(x, ActivationPass(stage.activation, self._tape), keep)
+        elif stage.layer is not None:
+            self._block = ModulePass(stage.layer, self._tape)
             h = self._block.forward(x, Keep.FOR_GRADIENT if keep else keep)
-        for link in links:
+        else:
+            h = x
+        for link in stage.links:
             h = self._add(link).forward(h, keep)
         self.output_shape = h.shape
         return h
@@ -85,7 +78,7 @@ class LayerPass:
     def _forward_linear(self, x: Tensor, activation: ActivationPass, keep: Keep) -> Tensor:
         self._links.append(activation)
         weight, bias = self._parameters(x, keep)
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
         shape = (*x.shape[:-1], weight.shape[0])
         if is_watched(self.native, *activation.modules):
             a = kernels.linear_forward(rows, weight, bias, int(Activation.IDENTITY), 0.0, None, False)[0]
@@ -94,7 +87,7 @@ class LayerPass:
         keep_a = activation.needs_preactivation(keep)
         h, a = kernels.linear_forward(rows, weight, bias, int(activation.function), p, seed, keep_a)
         activation.keep(a if keep_a else h, keep)
-        return h.reshape(shape)
+        return h if h.shape == shape else h.reshape(shape)
 
     def _forward_convolution(self, x: Tensor, activation: ActivationPass, keep: Keep) -> Tensor:
         self._links.append(activation)
@@ -112,8 +105,8 @@ class LayerPass:
     @property
     def native(self) -> torch.nn.Linear | torch.nn.Conv2d:
         """The layer's module, unless it is a block."""
-        layer = self.stage.layer
-        assert isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
+        layer = self.stage.native
+        assert layer is not None
         return layer
 
     def begin(self) -> None:
@@ -160,16 +153,20 @@ class LayerPass:
         return all(isinstance(link, ModulePass) and link.only_reshapes for link in self._links)
 
     @property
+    def trainable(self) -> bool:
+        return any(p.requires_grad for p in self.stage.parameters())
+
+    @property
     def is_block(self) -> bool:
         return self._block is not None
 
     @property
     def is_linear(self) -> bool:
-        return not self.is_block and isinstance(self.stage.layer, torch.nn.Linear)
+        return isinstance(self.stage.native, torch.nn.Linear)
 
     @property
     def is_convolution(self) -> bool:
-        return not self.is_block and isinstance(self.stage.layer, torch.nn.Conv2d)
+        return isinstance(self.stage.native, torch.nn.Conv2d)
 
     @property
     def positions(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -38,19 +39,28 @@ Link = ActivationLink | ModuleLink
 
 @dataclass
 class Stage:
-    """A layer and the links after it; the links before the first layer form a stage without one."""
+    """A layer and what follows it; the links before the first layer form a stage without one."""
 
     layer: torch.nn.Module | None
+    native: torch.nn.Linear | torch.nn.Conv2d | None = None
+    """The layer, if the kernels compute it; None for a block."""
+    activation: ActivationLink = field(default=ActivationLink(Activation.IDENTITY))
+    """The activation that follows a native layer directly."""
     links: list[Link] = field(default_factory=list)
+    """The other links, in order."""
 
     @property
     def rule(self) -> Rule | None:
         """The rule that the layer asks for itself."""
         return getattr(self.layer, "rule", None)
 
-    def parameters(self) -> Iterator[torch.nn.Parameter]:
+    def parameters(self) -> Iterator[Tensor]:
         """The parameters of the layer, then those of the links."""
-        if self.layer is not None:
+        if self.native is not None:
+            yield self.native.weight
+            if self.native.bias is not None:
+                yield self.native.bias
+        elif self.layer is not None:
             yield from self.layer.parameters()
         for link in self.links:
             if isinstance(link, ModuleLink):
@@ -60,7 +70,7 @@ class Stage:
         """The stage's output as its modules compute it."""
         if self.layer is not None:
             x = self.layer(x)
-        for link in self.links:
+        for link in (self.activation, *self.links):
             for module in (link.module,) if isinstance(link, ModuleLink) else link.modules:
                 x = module(x)
         return x
@@ -69,23 +79,26 @@ class Stage:
 def make_plan(modules: Iterable[torch.nn.Module]) -> list[Stage]:
     """The stages of a chain of modules: first the one without a layer, then one for each layer."""
     stages = [Stage(None)]
-    for module in _flatten(modules):
-        if _is_layer(module, first=len(stages) == 1):
-            own = getattr(module, "activation", Activation.IDENTITY)
-            stages.append(Stage(module))
-            if isinstance(module, Linear | Conv2d) and own is not Activation.IDENTITY:
-                stages[-1].links.append(ActivationLink(own))
-        else:
+    for module in flatten(modules):
+        if not _is_layer(module, first=len(stages) == 1):
             _add_link(stages[-1].links, module)
+        elif is_native_layer(module):
+            own = getattr(module, "activation", Activation.IDENTITY)
+            stages.append(Stage(module, module, links=[] if own is Activation.IDENTITY else [ActivationLink(own)]))
+        else:
+            stages.append(Stage(module))
+    for stage in stages:
+        if stage.native is not None and stage.links and isinstance(first := stage.links[0], ActivationLink):
+            stage.activation, stage.links = first, stage.links[1:]
     return stages
 
 
-def _flatten(modules: Iterable[torch.nn.Module]) -> Iterator[torch.nn.Module]:
+def flatten(modules: Iterable[torch.nn.Module]) -> Iterator[torch.nn.Module]:
     """The modules, with nested chains opened unless they have a rule of their own."""
     for module in modules:
         is_chain = type(module) is torch.nn.Sequential or getattr(module, "is_plain_chain", False)
         if isinstance(module, torch.nn.Sequential) and is_chain:
-            yield from _flatten(module)
+            yield from flatten(module)
         else:
             yield module
 
@@ -101,11 +114,11 @@ def _is_layer(module: torch.nn.Module, first: bool) -> bool:
     return any(p.dim() != 1 for p in parameters) or (first and bool(parameters))
 
 
-def is_native_layer(module: torch.nn.Module | None) -> bool:
+def is_native_layer(module: torch.nn.Module | None) -> TypeGuard[torch.nn.Linear | torch.nn.Conv2d]:
     """Whether the module is a linear layer or a zero-padded convolution, no subclass that computes other things."""
     if type(module) in (torch.nn.Linear, Linear):
         return True
-    return type(module) in (torch.nn.Conv2d, Conv2d) and module.padding_mode == "zeros"  # type: ignore[union-attr]
+    return type(module) in (torch.nn.Conv2d, Conv2d) and getattr(module, "padding_mode", None) == "zeros"
 
 
 def _add_link(links: list[Link], module: torch.nn.Module) -> None:

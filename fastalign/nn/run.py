@@ -36,11 +36,9 @@ class NetworkStep:
         self._feedback = feedback
         self.input_requires_grad = False
         self._prelude, *self.layers = [LayerPass(stage, self._tape) for stage in stages]
-        for layer in self.layers:
-            layer.trainable = any(p.requires_grad for p in layer.stage.parameters())
 
     @property
-    def parameters(self) -> list[torch.nn.Parameter]:
+    def parameters(self) -> list[Tensor]:
         """The parameters of all layers, each once."""
         return list(dict.fromkeys(p for layer in self.layers for p in layer.stage.parameters()))
 

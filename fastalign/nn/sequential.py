@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastalign import feedback as feedback_matrices
 from fastalign.initialisation import draw_weight
-from fastalign.nn.plan import ModuleLink, Stage, is_native_layer, make_plan
+from fastalign.nn.plan import ModuleLink, Stage, flatten, is_native_layer, make_plan
 from fastalign.nn.run import NetworkStep, StepFunction, one_hot_target
 from fastalign.rules import BP, DFA, DRTP, FA, IFA, PEPITA, Rule, named
 
@@ -90,9 +90,9 @@ class Sequential(torch.nn.Sequential):
 
     def _stages(self) -> list[Stage]:
         """The plan, made again when the modules are others."""
-        modules = tuple(self.modules())[1:]
+        modules = tuple(flatten(self._modules.values()))
         if self._plan is None or self._plan[0] != modules:
-            self._plan = modules, make_plan(self)
+            self._plan = modules, make_plan(modules)
         return self._plan[1]
 
     # The step

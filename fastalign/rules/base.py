@@ -17,8 +17,9 @@ ErrorScale = float | Callable[[int], float] | None
 class Layer(Protocol):
     """A layer l as one step sees it, after the standard pass."""
 
-    trainable: bool
-    """Whether anything of the layer wants an update."""
+    @property
+    def trainable(self) -> bool:
+        """Whether anything of the layer wants an update."""
 
     @property
     def feedback(self) -> Tensor | None:
