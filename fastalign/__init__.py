@@ -4,5 +4,6 @@ from fastalign import nn, ops, rules
 from fastalign._version import __version__
 from fastalign.convert import convert
 from fastalign.initialisation import initialise
+from fastalign.training.train_step import TrainStep
 
-__all__ = ["__version__", "convert", "initialise", "nn", "ops", "rules"]
+__all__ = ["TrainStep", "__version__", "convert", "initialise", "nn", "ops", "rules"]
