@@ -31,6 +31,10 @@ def convert(
     used in turns come as `convs_0`, `norms_0`, …; weights in a branching forward of the network itself stand under the
     name of their block; a name that Sequential itself has (`projection`) gets an underscore.
 
+        network = fastalign.convert(MyResNet(), rule="dfa", input_shape=(3, 32, 32))
+        optimizer = torch.optim.Adam(network.parameters())
+        loss = F.cross_entropy(network(x), y); loss.backward(); optimizer.step(); optimizer.zero_grad()
+
     Args:
         module: takes one tensor (N, ...) and returns one.
         rule: a rule or its name; or one for each layer of the result.

@@ -149,7 +149,7 @@ class _Trace:
         source = next(iter(self._graph.nodes))
         for segment in self._segments():
             node = segment[-1]
-            if len(segment) == 1 and node.op == "call_module" and node.args == (source,) and not node.kwargs:
+            if node.op == "call_module" and node.args == (source,) and not node.kwargs:
                 found += self._called(str(node.target))
             else:
                 if self._path and (len(segment) > 1 or any(n.op == "get_attr" for n in node.all_input_nodes)):

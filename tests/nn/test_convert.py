@@ -224,6 +224,7 @@ class TestPieces:
             lambda x: F.adaptive_avg_pool2d(x, (2, 3)),
             lambda x: x.flatten(2),
             lambda x: torch.flatten(x, start_dim=1, end_dim=2),
+            lambda x: torch.flatten(x, end_dim=1),
             lambda x: F.log_softmax(x, dim=1),
             lambda x: x.view(-1, 4 * 6 * 6),
             lambda x: x.reshape((x.shape[0], 2, 72)),
@@ -398,6 +399,39 @@ class TestPieces:
         module.zero_grad()
         fastalign.convert(module, "bp")(x).square().sum().backward()
         torch.testing.assert_close(first.weight.grad, expected)
+
+    def test_pepita_compares_with_what_an_in_place_module_received(self) -> None:
+        first, last = nn.Linear(5, 6), nn.Linear(6, 2)
+        x = 4 * torch.randn(8, 5)
+        gradients = []
+        for inplace in (False, True):
+            torch.manual_seed(0)
+            net = fastalign.convert(nn.Sequential(first, nn.Hardtanh(inplace=inplace), last), "pepita")
+            net.zero_grad()
+            F.cross_entropy(net(x), torch.arange(8) % 2).backward()
+            gradients.append(first.weight.grad)
+        assert gradients[0] is not None
+        torch.testing.assert_close(gradients[1], gradients[0])
+
+    def test_one_of_several_values(self) -> None:
+        class Network(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.fc1 = nn.Linear(20, 6)
+                self.lstm = nn.LSTM(6, 7, batch_first=True)
+                self.fc2 = nn.Linear(7, 4)
+
+            def forward(self, x: Tensor) -> Tensor:
+                h, _ = self.lstm(torch.tanh(self.fc1(x)))
+                return self.fc2(h[:, -1])
+
+        module = Network()
+        net = fastalign.convert(module, "dfa", (3, 20))
+        assert len(net.feedback) == 2
+        x = torch.randn(2, 3, 20)
+        torch.testing.assert_close(net(x), module(x))
+        F.cross_entropy(net(x), torch.tensor([0, 1])).backward()
+        assert all(parameter.grad is not None for parameter in module.parameters())
 
     def test_a_network_of_this_library_gets_another_rule(self) -> None:
         first = Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 2), rule="dfa")
