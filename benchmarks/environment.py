@@ -21,7 +21,11 @@ def describe() -> dict[str, Any]:
     folder = Path(__file__).parent
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
     changed = subprocess.run(
-        ["git", "status", "--porcelain", "--untracked-files=no"], cwd=folder, capture_output=True, text=True, check=False
+        ["git", "status", "--porcelain", "--untracked-files=no"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return {
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform()},

@@ -2,8 +2,8 @@
 
     python benchmarks/steps.py [--rounds 40] [--json FILE]
 
-The variants are interleaved, so that a noisy machine disturbs all alike. Plain PyTorch is written without autograd, in
-place, its updates riding into the momentum (`addmm_`); it leaves out the loss, which a step does not need. "loop" is the
+The variants are interleaved, so that a noisy machine disturbs all alike. Plain PyTorch is written without autograd,
+in place, its updates riding into the momentum (`addmm_`); it leaves out the loss, which a step does not need. "loop" is the
 ordinary loop (loss.backward(), torch.optim.SGD(fused=True)), "step" is fastalign.TrainStep.
 """
 
@@ -149,7 +149,9 @@ def main() -> None:
     rows = []
     for name, values in times.items():
         tenths = statistics.quantiles(values, n=10)
-        rows.append({"variant": name, "median_us": statistics.median(values), "p10_us": tenths[0], "p90_us": tenths[-1]})
+        rows.append(
+            {"variant": name, "median_us": statistics.median(values), "p10_us": tenths[0], "p90_us": tenths[-1]}
+        )
     baseline = {rule: next(r for r in rows if r["variant"].startswith(f"{rule}, plain")) for rule in ("DFA", "PEPITA")}
     print(f"{'variant':36} {'median µs':>10} {'p10':>8} {'p90':>8} {'× plain':>8}")
     for row in rows:
