@@ -3,8 +3,8 @@
     python benchmarks/steps.py [--rounds 40] [--json FILE]
 
 The variants are interleaved, so that a noisy machine disturbs all alike. Plain PyTorch is written without autograd,
-in place, its updates riding into the momentum (`addmm_`); it leaves out the loss, which a step does not need. "loop" is the
-ordinary loop (loss.backward(), torch.optim.SGD(fused=True)), "step" is fastalign.TrainStep.
+in place, its updates riding into the momentum (`addmm_`); it leaves out the loss, which a step does not need. "loop" is
+the ordinary loop (loss.backward(), torch.optim.SGD(fused=True)), "step" is fastalign.TrainStep.
 """
 
 from __future__ import annotations
