@@ -155,7 +155,8 @@ class StepFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(step: NetworkStep, x: Tensor, *parameters: Tensor) -> Tensor:
-        return step.forward(x)
+        # NOTE: a copy, because the caller may work on the output in place, and the step may have kept it.
+        return step.forward(x).clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
