@@ -50,6 +50,7 @@ class LayerPass:
             h = self._block.forward(x, Keep.FOR_GRADIENT if keep else keep)
         else:
             h = x
+        self.activity_shape = h.shape
         for link in stage.links:
             h = self._add(link).forward(h, keep)
         self.output_shape = h.shape

@@ -51,11 +51,26 @@ class NetworkStep:
             h = layer.forward(h, self._keep(layer, rule) if keep else Keep.NOTHING)
         if not keep:
             return h
-        for layer, matrix in zip(self.layers, self._feedback, strict=False):
-            layer.keep_feedback(matrix)
+        self._keep_feedback(x)
         self._input_slot = self._tape.keep(x)
         self._projection_slot = -1 if self._projection is None else self._tape.keep(self._projection)
         return h
+
+    def _keep_feedback(self, x: Tensor) -> None:
+        """Keep the fixed matrices, which were drawn for layers and samples of certain sizes."""
+        classes = self.layers[-1].activity_shape[1:].numel()
+        for i, matrix in enumerate(self._feedback):
+            layer = self.layers[i]
+            if matrix is not None:
+                through = self._rules[i].passes_through_layers
+                fitting = self.layers[i + 1].weight.shape if through else (layer.output_shape[1:].numel(), classes)
+                if matrix.shape != fitting:
+                    raise ValueError(
+                        f"input: samples of shape {tuple(x.shape[1:])} ask for a fixed matrix of {tuple(fitting)} at "
+                        f"{layer.stage.layer}, which has one of {tuple(matrix.shape)}; expected samples of the "
+                        "network's input_shape, or set_rule to be called again"
+                    )
+            layer.keep_feedback(matrix)
 
     def _keep(self, layer: LayerPass, rule: Rule) -> Keep:
         if not rule.keeps_preactivations:

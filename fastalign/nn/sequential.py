@@ -194,7 +194,8 @@ class Sequential(torch.nn.Sequential):
             if isinstance(rule, FA) and is_native_layer(above.layer):
                 buffers[f"feedback_{i}"] = _like_weight(rule.feedback, above)
             elif isinstance(rule, DFA) and rule.shared_feedback:
-                most = max(self._units[j] for j, other in enumerate(rules[:-1]) if other is rule)
+                sharing = [j for j, other in enumerate(rules[:-1]) if isinstance(other, DFA) and other.shared_feedback]
+                most = max(self._units[j] for j in sharing)
                 if "feedback_shared" not in buffers:
                     buffers["feedback_shared"] = feedback_matrices.draw(rule.feedback, most, self._classes, like)
             elif isinstance(rule, DFA | DRTP) or (isinstance(rule, IFA) and i == 0):
