@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fastalign.activations import Activation
-from fastalign.nn.plan import ActivationLink
+from fastalign.nn.plan import ActivationLink, single_tensor
 from fastalign.nn.tape import Keep, Tape
 from fastalign.ops.schemas import kernels
 
@@ -149,7 +149,7 @@ class ModulePass:
         if keep is Keep.FOR_DIFFERENCE:
             self._refuse_stochastic()
             self._input = self._tape.keep(h)
-        return _single_tensor(self._module, self._module(self._given(h) if keep else h))
+        return single_tensor(self._module, self._module(self._given(h) if keep else h))
 
     def _given(self, h: Tensor) -> Tensor:
         """h, or a copy for a module that works in place, which must not write into what the layer before has kept."""
@@ -160,12 +160,12 @@ class ModulePass:
         with torch.enable_grad():
             # Stand-ins for the parameters, so that hooks on the parameters themselves see one gradient, the rule's.
             stand_ins = {name: p.detach().requires_grad_() for name, p in self._parameters.items()}
-            x = h.detach().requires_grad_()
+            x = h.detach().requires_grad_(h.is_floating_point())
             given = self._given(x)
             y = functional_call(self._module, stand_ins, (given,)) if stand_ins else self._module(given)
         self._graph: tuple[Tensor, Tensor, list[Tensor]] | None = (
             x,
-            _single_tensor(self._module, y),
+            single_tensor(self._module, y),
             list(stand_ins.values()),
         )
         return y.detach()
@@ -176,16 +176,18 @@ class ModulePass:
             raise RuntimeError("Trying to backward through the graph a second time; specify retain_graph=True")
         x, y, stand_ins = self._graph
         keep_graph = torch._C._autograd._get_current_graph_task_keep_graph()
-        found: tuple[Tensor | None, ...] = (None,) * (1 + len(stand_ins))
+        wanted = [*stand_ins, *([x] if x.requires_grad else ())]
+        found: tuple[Tensor | None, ...] = (None,) * len(wanted)
         if y.requires_grad:
             received = signal.reshape(y.shape).to(y.dtype)
-            found = torch.autograd.grad(y, (x, *stand_ins), received, retain_graph=keep_graph, allow_unused=True)
+            found = torch.autograd.grad(y, wanted, received, retain_graph=keep_graph, allow_unused=True)
         if not keep_graph:
             self._graph = None
-        for parameter, gradient in zip(self._parameters.values(), found[1:], strict=True):
+        for parameter, gradient in zip(self._parameters.values(), found, strict=False):
             if gradient is not None:
                 self._gradients[parameter] = gradient
-        return torch.zeros_like(x) if found[0] is None else found[0]
+        input_gradient = found[-1] if x.requires_grad else None
+        return torch.zeros_like(x) if input_gradient is None else input_gradient
 
     def take_gradients(self) -> dict[Tensor, Tensor]:
         """The parameters' gradients since they were last taken."""
@@ -245,8 +247,9 @@ def observe(module: torch.nn.Module, x: Tensor, output: Tensor) -> None:
 
 def accepts(layer: torch.nn.Module, x: Tensor) -> None:
     """The layer can take this input."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
+    weight = layer._parameters.get("weight")
+    if weight is None:
+        raise RuntimeError(f"{layer}: its weight is computed from others since the rule was set; call set_rule again")
     if isinstance(layer, torch.nn.Conv2d):
         if x.dim() != 4 or x.shape[1] != layer.in_channels:
             raise ValueError(f"input: expected shape (N, {layer.in_channels}, H, W) for {layer}, got {tuple(x.shape)}")
@@ -256,14 +259,6 @@ def accepts(layer: torch.nn.Module, x: Tensor) -> None:
         raise TypeError(f"input: expected dtype {weight.dtype}, that of {layer}, got {x.dtype}")
     if x.device != weight.device:
         raise ValueError(f"input: expected device {weight.device}, that of {layer}, got {x.device}")
-
-
-def _single_tensor(module: torch.nn.Module, output: object) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise TypeError(
-            f"{type(module).__name__}: expected a module that returns one tensor, got {type(output).__name__}"
-        )
-    return output
 
 
 def _pair(value: int | tuple[int, ...]) -> list[int]:

@@ -69,11 +69,20 @@ class Stage:
     def run(self, x: Tensor) -> Tensor:
         """The stage's output as its modules compute it."""
         if self.layer is not None:
-            x = self.layer(x)
+            x = single_tensor(self.layer, self.layer(x))
         for link in (self.activation, *self.links):
             for module in (link.module,) if isinstance(link, ModuleLink) else link.modules:
-                x = module(x)
+                x = single_tensor(module, module(x))
         return x
+
+
+def single_tensor(module: torch.nn.Module, output: object) -> Tensor:
+    """The output of a module of the chain, which must be one tensor."""
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"{type(module).__name__}: expected a module that returns one tensor, got {type(output).__name__}"
+        )
+    return output
 
 
 def make_plan(modules: Iterable[torch.nn.Module]) -> list[Stage]:
@@ -115,7 +124,12 @@ def _is_layer(module: torch.nn.Module, first: bool) -> bool:
 
 
 def is_native_layer(module: torch.nn.Module | None) -> TypeGuard[torch.nn.Linear | torch.nn.Conv2d]:
-    """Whether the module is a linear layer or a zero-padded convolution, no subclass that computes other things."""
+    """Whether the module is a linear layer or a zero-padded convolution, no subclass that computes other things.
+
+    Nor one whose weight is computed from other parameters, as in pruning.
+    """
+    if module is None or "weight" not in module._parameters:
+        return False
     if type(module) in (torch.nn.Linear, Linear):
         return True
     return type(module) in (torch.nn.Conv2d, Conv2d) and getattr(module, "padding_mode", None) == "zeros"

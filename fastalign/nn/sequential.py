@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastalign import feedback as feedback_matrices
 from fastalign.initialisation import draw_weight
-from fastalign.nn.plan import ModuleLink, Stage, flatten, is_native_layer, make_plan
+from fastalign.nn.plan import ModuleLink, Stage, flatten, make_plan, single_tensor
 from fastalign.nn.run import NetworkStep, StepFunction, one_hot_target
 from fastalign.rules import BP, DFA, DRTP, FA, IFA, PEPITA, Rule, named
 
@@ -59,6 +59,7 @@ class Sequential(torch.nn.Sequential):
         Raises:
             ValueError, TypeError: as the constructor.
         """
+        self._plan = None
         layers = self._stages()[1:]
         if not layers:
             raise ValueError("rule: a network needs at least one layer with weights, got none")
@@ -191,7 +192,7 @@ class Sequential(torch.nn.Sequential):
         if any(isinstance(rule, DFA | DRTP | IFA | PEPITA) for rule in rules):
             size, self._units, self._classes = self._sizes(rules[-1], layers, like)
         for i, (rule, above) in enumerate(zip(rules[:-1], layers[1:], strict=True)):
-            if isinstance(rule, FA) and is_native_layer(above.layer):
+            if isinstance(rule, FA) and above.native is not None:
                 buffers[f"feedback_{i}"] = _like_weight(rule.feedback, above)
             elif isinstance(rule, DFA) and rule.shared_feedback:
                 sharing = [j for j, other in enumerate(rules[:-1]) if isinstance(other, DFA) and other.shared_feedback]
@@ -222,11 +223,12 @@ class Sequential(torch.nn.Sequential):
         self.eval()
         try:
             with torch.no_grad():
-                h = like.new_zeros(1, *shape)
+                dtype = torch.int64 if isinstance(first, torch.nn.Embedding | torch.nn.EmbeddingBag) else like.dtype
+                h = like.new_zeros(1, *shape, dtype=dtype)
                 units = []
                 for stage in self._stages():
                     if stage.layer is not None:
-                        classes = stage.layer(h)[0].numel()
+                        classes = single_tensor(stage.layer, stage.layer(h))[0].numel()
                     h = stage.run(h)
                     units.append(h[0].numel())
         except (RuntimeError, ValueError) as error:
@@ -279,11 +281,11 @@ def _check(rules: Sequence[Rule], layers: Sequence[Stage]) -> None:
             raise ValueError(f"rule: {rule} passes over the whole network and cannot be the rule of single layers")
     for stage, rule in zip(layers, rules, strict=True):
         kind = type(stage.layer).__name__
-        if isinstance(rule, IFA) and not isinstance(stage.layer, torch.nn.Linear):
+        if isinstance(rule, IFA) and not isinstance(stage.native, torch.nn.Linear):
             raise ValueError(
                 f"rule: IFA sends its signal forward through weight matrices; expected linear layers, got {kind}"
             )
-        if isinstance(rule, PEPITA) and not is_native_layer(stage.layer):
+        if isinstance(rule, PEPITA) and stage.native is None:
             raise ValueError(
                 f"rule: PEPITA needs the activities of every layer with weights, which {kind} hides inside; "
                 "expected Linear and Conv2d layers"
