@@ -25,15 +25,13 @@ class Backend:
 
     name: str
     missing: str | None
-    call: Callable[[str, Arguments], Any]
+    kernel: Callable[[str], Callable[..., Any]]
 
     def run(self, op: str, arguments: Arguments) -> tuple[Tensor, ...]:
-        return as_tuple(self.call(op, arguments))
+        return call(self.kernel(op), op, arguments)
 
 
-BACKENDS = {
-    "cpu": Backend("cpu", None, lambda op, arguments: getattr(torch.ops.fastalign, op)(*arguments)),
-}
+BACKENDS = {"cpu": Backend("cpu", None, lambda op: getattr(torch.ops.fastalign, op))}
 
 needs_native = "" if _native.module is not None else str(_native.why_not)
 
@@ -71,6 +69,10 @@ class Draw:
 
     def __call__(self, *shape: int, scale: float = 1.0) -> Tensor:
         return self.layout((scale * torch.randn(shape, generator=self.generator)).to(self.dtype))
+
+    def row_major(self, *shape: int) -> Tensor:
+        """A tensor that is to be changed in place."""
+        return torch.randn(shape, generator=self.generator).to(self.dtype)
 
     def kept(self, options: Options, *shape: int) -> Tensor:
         """A preactivation, or what a layer puts out."""
@@ -116,14 +118,23 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 _Case = Callable[[Draw, Size, Options], Arguments]
 
 
-def _maps(draw: Draw, size: Size, scale: float = 1.0) -> tuple[Tensor, Tensor, Arguments]:
-    """A feature map of 4 channels, the input of 2 that it is a convolution of, and that convolution."""
-    post = draw(size.samples, 4, 5, 4, scale=scale)
-    return post, draw(size.samples, 2, 9, 9), ([3, 2], [2, 2], [1, 0], [1, 2], 2)
+# Of a feature map (4, 5, 4) and the input (2, 9, 9) that it comes from.
+_CONVOLUTION = ([3, 2], [2, 2], [1, 0], [1, 2], 2)
+
+
+def _dfa_conv2d_update(draw: Draw, s: Size, o: Options) -> Arguments:
+    kept = draw.kept(Options(o.activation, o.given_output), s.samples, 4, 5, 4)
+    error, feedback = draw(s.samples, s.classes), draw(4 * 5 * 4, s.classes)
+    return (error, feedback, kept, draw(s.samples, 2, 9, 9), o.activation, o.given_output, *_CONVOLUTION)
 
 
 CASES: dict[str, _Case] = {
-    "activation_forward": lambda draw, s, o: (draw.kept(Options(), s.samples, s.units), o.activation, o.dropout, o.seed),
+    "activation_forward": lambda draw, s, o: (
+        draw.kept(Options(), s.samples, s.units),
+        o.activation,
+        o.dropout,
+        o.seed,
+    ),
     "activation_backward": lambda draw, s, o: (
         draw(s.samples, s.units),
         draw.kept(o, s.samples, s.units),
@@ -173,6 +184,18 @@ CASES: dict[str, _Case] = {
         o.seed,
     ),
     "linear_update": lambda draw, s, o: (draw(s.samples, s.units), draw(s.samples, s.inputs), 0.3, True),
+    "linear_sgd_step_": lambda draw, s, o: (
+        draw.row_major(s.units, s.inputs),
+        draw.row_major(s.units),
+        draw.row_major(s.units, s.inputs),
+        draw.row_major(s.units),
+        draw(s.samples, s.units),
+        draw(s.samples, s.inputs),
+        0.3,
+        0.9,
+        0.01,
+        0.1,
+    ),
     "dfa_linear_update": lambda draw, s, o: (
         draw(s.samples, s.classes),
         draw(s.units, s.classes),
@@ -186,17 +209,20 @@ CASES: dict[str, _Case] = {
         draw(s.samples, s.units),
         draw(s.samples, s.inputs),
     ),
-    "conv2d_update": lambda draw, s, o: (lambda post, pre, c: (post, pre, *c, 0.3, True))(*_maps(draw, s)),
-    "dfa_conv2d_update": lambda draw, s, o: (lambda post, pre, c: (
-        draw(s.samples, s.classes),
-        draw(post.shape[1:].numel(), s.classes),
-        draw.kept(Options(o.activation, o.given_output), *post.shape),
-        pre,
-        o.activation,
-        o.given_output,
-        *c,
-    ))(*_maps(draw, s)),
-    "pepita_conv2d_update": lambda draw, s, o: (lambda h, pre, c: (h, draw(*h.shape), pre, *c))(*_maps(draw, s)),
+    "conv2d_update": lambda draw, s, o: (
+        draw(s.samples, 4, 5, 4),
+        draw(s.samples, 2, 9, 9),
+        *_CONVOLUTION,
+        0.3,
+        True,
+    ),
+    "dfa_conv2d_update": _dfa_conv2d_update,
+    "pepita_conv2d_update": lambda draw, s, o: (
+        draw(s.samples, 4, 5, 4),
+        draw(s.samples, 4, 5, 4),
+        draw(s.samples, 2, 9, 9),
+        *_CONVOLUTION,
+    ),
     "modulate_input": lambda draw, s, o: (
         draw(s.samples, s.inputs),
         draw(s.samples, s.classes),
@@ -231,6 +257,17 @@ def arguments(
     return CASES[op](Draw(dtype, layout, seed), size, options)
 
 
+def call(kernel: Callable[..., Any], op: str, values: Sequence[Any]) -> tuple[Tensor, ...]:
+    """What a kernel gives, or changes in a copy of its arguments, as several tensors."""
+    if not op.endswith("_"):
+        return as_tuple(kernel(*values))
+    copies = [value.clone() if isinstance(value, Tensor) else value for value in values]
+    kernel(*copies)
+    schema = getattr(torch.ops.fastalign, op).default._schema
+    written = [argument.alias_info is not None for argument in schema.arguments]
+    return tuple(copy for copy, changed in zip(copies, written, strict=True) if changed and copy is not None)
+
+
 def as_tuple(result: Any) -> tuple[Tensor, ...]:
     """One tensor or several as several."""
     return (result,) if isinstance(result, Tensor) else tuple(result)
@@ -248,14 +285,14 @@ def in_dtype(values: Sequence[Any], dtype: torch.dtype) -> Arguments:
 
 
 def run_reference(op: str, values: Sequence[Any]) -> tuple[Tensor, ...]:
-    return as_tuple(getattr(reference, op)(*values))
+    return call(getattr(reference, op), op, values)
 
 
 def truth_and_plain(op: str, values: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:
     """Each result in float64, and as plain PyTorch computes it in the dtype of the arguments.
 
-    What float64 itself is wrong by, nothing tells; plain PyTorch's error in it is taken as that of float32, scaled by their
-    units in the last place, and by another half because the truth is then wrong by as much.
+    What float64 itself is wrong by, nothing tells; plain PyTorch's error in it is taken as that of float32, scaled by
+    their units in the last place, and by another half because the truth is then wrong by as much.
     """
     truth = run_reference(op, in_dtype(values, torch.float64))
     plain = run_reference(op, values)

@@ -1,8 +1,8 @@
 """The comparison that every kernel has to pass: as accurate as plain PyTorch in the same dtype, within a factor of two.
 
 No tolerance is tuned by hand. The truth is the reference in float64; the yardstick is the error of the reference in the
-kernel's own dtype. A few outliers cannot hide a systematic error: besides the largest error and the root of the mean square,
-the direction (cosine) and the signed bias are bounded too.
+kernel's own dtype. A few outliers cannot hide a systematic error: besides the largest error and the root of the mean
+square, the direction (cosine) and the signed bias are bounded too.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def assert_as_accurate(actual: Tensor, truth: Tensor, plain: Tensor) -> None:
     floor = max(unit * size, torch.finfo(actual.dtype).smallest_normal * unit) * (1 + (ROUNDING - 1) / number)
     _assert_at_most("root mean square error", _root_mean_square(error), FACTOR * noise + floor)
 
-    # Rounding errors are independent, so that their mean shrinks with their number; what does not shrink is a bias, towards
-    # zero or away from it or to one side.
+    # Rounding errors are independent, so that their mean shrinks with their number; what does not shrink is a bias,
+    # towards zero or away from it or to one side.
     for name, sign in (("signed bias", torch.ones_like(exact)), ("bias away from zero", exact.sign())):
         bias, plain_bias = (error * sign).mean().item(), (allowed * sign).mean().item()
         allowance = FACTOR * abs(plain_bias) + 4 * (noise + floor) / number + 0.1 * floor

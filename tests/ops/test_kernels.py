@@ -24,8 +24,8 @@ from fastalign.activations import Activation
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 
-# Around the sizes of tiles (4 or 8 rows, 48 columns), tasks (32 rows), packed blocks (240 columns), stretches (512 and 4096
-# elements) and the number of classes (128) beyond which the library multiplies.
+# Around the sizes of tiles (4 or 8 rows, 48 columns), tasks (32 rows), packed blocks (240 columns), stretches (512 and
+# 4096 elements) and the number of classes (128) beyond which the library multiplies.
 SIZES = [
     Size(samples=1, classes=1, units=1, inputs=1),
     Size(samples=2, classes=127, units=47, inputs=128),
@@ -151,9 +151,7 @@ def test_convolution(
     dtype: torch.dtype,
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    h, h_mod, x = (
-        torch.randn(samples, *shape, generator=generator).to(dtype) for shape in (post, post, pre)
-    )
+    h, h_mod, x = (torch.randn(samples, *shape, generator=generator).to(dtype) for shape in (post, post, pre))
     check(backend, "conv2d_update", (h, x, *convolution, 0.25, True))
     check(backend, "pepita_conv2d_update", (h, h_mod, x, *convolution))
 

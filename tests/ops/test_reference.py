@@ -1,0 +1,154 @@
+"""The reference itself, against loops over single numbers written by hand, on tiny cases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastalign import reference
+from fastalign.activations import Activation
+
+F: dict[Activation, Callable[[float], float]] = {
+    Activation.IDENTITY: lambda a: a,
+    Activation.TANH: math.tanh,
+    Activation.LOGISTIC: lambda a: 1 / (1 + math.exp(-a)),
+    Activation.RELU: lambda a: max(a, 0.0),
+    Activation.LEAKY_RELU: lambda a: a if a > 0 else 0.01 * a,
+    Activation.ELU: lambda a: a if a > 0 else math.exp(a) - 1,
+    Activation.SOFTPLUS: lambda a: math.log(1 + math.exp(a)),
+    Activation.SILU: lambda a: a / (1 + math.exp(-a)),
+    Activation.GELU: lambda a: a / 2 * (1 + math.erf(a / math.sqrt(2))),
+}
+activations = pytest.mark.parametrize("activation", Activation, ids=lambda a: a.name.lower())
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def slope(activation: Activation, a: float) -> float:
+    """f′(a), by a central difference."""
+    step = 1e-5
+    return (F[activation](a + step) - F[activation](a - step)) / (2 * step)
+
+
+def close(actual: Tensor, expected: Sequence[object], tolerance: float = 1e-12) -> bool:
+    return torch.allclose(actual, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=tolerance)
+
+
+@activations
+def test_activation(activation: Activation) -> None:
+    a, delta = 2 * draw(17), 0.1 * draw(17, seed=1)
+    numbers = list(zip(a.tolist(), delta.tolist(), strict=True))
+    f = F[activation]
+    assert close(reference.activation_forward(a, activation, 0.0, None), [f(x) for x, _ in numbers])
+    assert close(
+        reference.activation_difference(a, delta, activation, 0.0, None), [f(x + d) - f(x) for x, d in numbers]
+    )
+    backward = reference.activation_backward(delta, a, activation, False, 0.0, None)
+    assert close(backward, [d * slope(activation, x) for x, d in numbers], 1e-9)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+@pytest.mark.parametrize("activation", [a for a in Activation if a.derivative_follows_from_output])
+def test_derivative_from_the_output_is_that_from_the_preactivation(activation: Activation, dropout: float) -> None:
+    a, signal, seed = draw(40), draw(40, seed=1), torch.tensor([7])
+    h = reference.activation_forward(a, activation, dropout, seed)
+    from_output = reference.activation_backward(signal, h, activation, True, dropout, seed)
+    assert torch.allclose(from_output, reference.activation_backward(signal, a, activation, False, dropout, seed))
+
+
+def test_no_slope_at_zero() -> None:
+    zero, one = torch.zeros(1), torch.ones(1)
+    for given_output in (False, True):
+        assert reference.activation_backward(one, zero, Activation.RELU, given_output, 0.0, None).item() == 0
+
+
+def test_feedback_term() -> None:
+    signal, feedback, a = draw(3, 2), draw(4, 2, seed=1), draw(3, 4, seed=2)
+    s, b, kept = signal.tolist(), feedback.tolist(), a.tolist()
+    expected = [
+        [sum(s[n][c] * b[h][c] for c in range(2)) * (1 - math.tanh(kept[n][h]) ** 2) for h in range(4)]
+        for n in range(3)
+    ]
+    assert close(reference.feedback_term(signal, feedback, a, Activation.TANH, False, 0.0, None), expected)
+    (term,) = reference.feedback_terms(signal, [feedback], [a], Activation.TANH, False)
+    assert close(term, expected)
+
+
+def test_linear() -> None:
+    x, weight, bias, delta = draw(3, 2), draw(4, 2, seed=1), draw(4, seed=2), 0.1 * draw(3, 2, seed=3)
+    preactivation = [
+        [bias[h].item() + sum(x[n][k].item() * weight[h][k].item() for k in range(2)) for h in range(4)]
+        for n in range(3)
+    ]
+    h, a = reference.linear_forward(x, weight, bias, Activation.TANH, 0.0, None, True)
+    assert close(a, preactivation)
+    assert close(h, [[math.tanh(value) for value in row] for row in preactivation])
+    moved, _ = reference.linear_forward(x + delta, weight, bias, Activation.TANH, 0.0, None, False)
+    difference = reference.linear_difference(delta, weight, a, Activation.TANH, 0.0, None)
+    assert torch.allclose(difference, moved - h, rtol=0, atol=1e-12)
+
+
+def test_updates() -> None:
+    h, h_mod, x_mod = draw(3, 4), draw(3, 4, seed=1), draw(3, 2, seed=2)
+    expected = [
+        [sum((h[n][i] - h_mod[n][i]).item() * x_mod[n][j].item() for n in range(3)) / 3 for j in range(2)]
+        for i in range(4)
+    ]
+    weight_update, bias_update = reference.pepita_linear_update(h, h_mod, x_mod)
+    assert close(weight_update, expected)
+    assert close(bias_update, [sum((h[n][i] - h_mod[n][i]).item() for n in range(3)) / 3 for i in range(4)])
+
+
+def test_convolution_update() -> None:
+    """Output position by output position, tap by tap, with stride, padding, dilation and groups."""
+    stride, padding, dilation, groups = (2, 1), (1, 0), (1, 2), 2
+    post, pre = draw(2, 4, 3, 4), draw(2, 2, 5, 6, seed=1)
+    kernel = (2, 2)
+    expected = torch.zeros(4, 1, *kernel, dtype=torch.float64)
+    for n in range(2):
+        for co in range(4):
+            ci = co // (4 // groups)
+            for y in range(3):
+                for x in range(4):
+                    for i in range(2):
+                        for j in range(2):
+                            row = y * stride[0] - padding[0] + i * dilation[0]
+                            column = x * stride[1] - padding[1] + j * dilation[1]
+                            if 0 <= row < 5 and 0 <= column < 6:
+                                expected[co, 0, i, j] += post[n, co, y, x] * pre[n, ci, row, column]
+    update, bias_update = reference.conv2d_update(post, pre, kernel, stride, padding, dilation, groups, 0.5, True)
+    assert torch.allclose(update, 0.5 * expected)
+    assert torch.allclose(bias_update, 0.5 * post.sum((0, 2, 3)))
+    zero = torch.zeros_like(post)
+    pepita, _ = reference.pepita_conv2d_update(post, zero, pre, kernel, stride, padding, dilation, groups)
+    assert torch.allclose(pepita, expected / (2 * 3 * 4))
+
+
+def test_pooling_difference() -> None:
+    h, delta = draw(1, 1, 4, 4), draw(1, 1, 4, 4, seed=1)
+    window = ([2, 2], [2, 2], [0, 0], [1, 1], False)
+
+    def pooled(values: Tensor) -> list[list[float]]:
+        return [
+            [max(values[0, 0, 2 * y + i, 2 * x + j].item() for i in (0, 1) for j in (0, 1)) for x in (0, 1)]
+            for y in (0, 1)
+        ]
+
+    difference = reference.max_pool2d_difference(h, delta, *window)
+    expected = torch.tensor(pooled(h + delta), dtype=torch.float64) - torch.tensor(pooled(h), dtype=torch.float64)
+    assert torch.allclose(difference[0, 0], expected)
+
+
+def test_modulated_input() -> None:
+    x, error, projection = draw(3, 4), draw(3, 2, seed=1), draw(4, 2, seed=2)
+    expected = [
+        [x[n][d].item() - 0.5 * sum(projection[d][c].item() * error[n][c].item() for c in range(2)) for d in range(4)]
+        for n in range(3)
+    ]
+    assert close(reference.modulate_input(x, error, projection, -0.5), expected)
