@@ -295,7 +295,9 @@ class LayerPass:
 def _autocast(x: Tensor) -> Tensor:
     """x in autocast's dtype, where that is on."""
     device_type = x.device.type
-    if not torch.is_autocast_enabled(device_type) or x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
+        return x
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return x
     return x.to(torch.get_autocast_dtype(device_type))
 

@@ -203,10 +203,14 @@ def one_hot_target(target: Tensor, batch: int, classes: int, like: Tensor) -> Te
     """The target as (N, C) in the dtype of `like`: class indices (N), or one-hot rows already.
 
     Raises:
-        ValueError: for another shape.
+        ValueError: for another shape, or an index that is no class.
     """
     if target.shape == (batch,) and not target.is_floating_point():
-        return F.one_hot(target.to(like.device, torch.int64), classes).to(like.dtype)
+        try:
+            return F.one_hot(target.to(like.device, torch.int64), classes).to(like.dtype)
+        except RuntimeError as error:
+            wrong = target.min() if target.min() < 0 else target.max()
+            raise ValueError(f"target: expected class indices from 0 to {classes - 1}, got {int(wrong)}") from error
     if target.shape == (batch, classes):
         return target.to(like)
     raise ValueError(
