@@ -73,8 +73,8 @@ INPUTS: list[tuple[str, Callable[[], object], type[Exception], str]] = [
         lambda: uneven("dfa")(torch.rand(5, 2, 9, 8)),
         ValueError,
         (
-            r"input: samples of shape \(2, 9, 8\) ask for a fixed matrix of \(126, 80\) at Conv2d.* one of \(108, 64\); "
-            r"expected samples of the network's input_shape"
+            r"input: samples of shape \(2, 9, 8\) ask for a fixed matrix of \(126, 80\) at Conv2d.* has one of "
+            r"\(108, 64\); expected samples of the network's input_shape"
         ),
     ),
     (
