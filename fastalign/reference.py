@@ -160,7 +160,7 @@ def activation_difference(a: Tensor, delta_a: Tensor, activation: int, dropout: 
     difference = activate(wide + delta, activation) - activate(wide, activation)
     if dropout > 0 and seed is not None:
         difference = difference * dropout_factor(difference, dropout, seed)
-    return difference.to(a.dtype, memory_format=torch.contiguous_format)
+    return difference.to(a.dtype).contiguous()
 
 
 def feedback_term(
@@ -298,7 +298,8 @@ def conv2d_update(
             [False, True, False],
         )
     bias_update = (scale * wide_post.sum((0, 2, 3))).to(post.dtype) if with_bias else post.new_empty(0)
-    return (scale * update).to(post.dtype, memory_format=torch.contiguous_format), bias_update
+    update = (scale * update).to(post.dtype, memory_format=torch.contiguous_format, copy=True)
+    return update, bias_update
 
 
 def dfa_conv2d_update(
@@ -342,7 +343,7 @@ def pepita_conv2d_update(
 def modulate_input(x: Tensor, error: Tensor, projection: Tensor, sign: float) -> Tensor:
     """x + sign · F e, like x: error e (N, C), projection F (D, C) with D the size of one sample."""
     modulation = (_wide(error) @ _wide(projection).T).reshape(x.shape)
-    return (_wide(x) + sign * modulation).to(x.dtype, memory_format=torch.contiguous_format)
+    return (_wide(x) + sign * modulation).to(x.dtype).contiguous()
 
 
 def max_pool2d_difference(

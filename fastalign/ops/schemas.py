@@ -154,10 +154,22 @@ _FAKES: dict[str, Callable[..., object]] = {
     "max_pool2d_difference": _max_pool2d_difference,
 }
 
+
+def _without_autocast(kernel: Callable[..., object]) -> Callable[..., object]:
+    """The kernel with autocast off: the dtypes are those of its arguments, which the public functions have cast."""
+
+    def run(*arguments: object) -> object:
+        device = next(a.device for a in arguments if isinstance(a, Tensor))
+        with torch.autocast(device.type, enabled=False):
+            return kernel(*arguments)
+
+    return run
+
+
 _library = torch.library.Library("fastalign", "DEF")
 for _name, _schema in SCHEMAS.items():
     _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
+    _library.impl(_name, _without_autocast(getattr(reference, _name)), "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastalign::{_name}", _FAKES[_name], lib=_library)
 
 kernels = torch.ops.fastalign
