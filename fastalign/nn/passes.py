@@ -272,7 +272,7 @@ class LayerPass:
             found[weight], bias_update = self.update(post, pre, scale, with_bias and bias is not None)
             if with_bias and bias is not None:
                 found[bias] = bias_update
-        return {**found, **self.take_local_gradients(scale)}
+        return {**found, **self._take_local_gradients()}
 
     @property
     def has_local_gradients(self) -> bool:
@@ -286,10 +286,10 @@ class LayerPass:
                 gradient = gradient + self._local_gradients[parameter]
             self._local_gradients[parameter] = gradient
 
-    def take_local_gradients(self, scale: float) -> dict[Tensor, Tensor]:
-        """The gradients of modules within the stage (normalisation, a block), times scale; each is given once."""
+    def _take_local_gradients(self) -> dict[Tensor, Tensor]:
+        """The gradients of modules within the stage (normalisation, a block); each is given once."""
         gradients, self._local_gradients = self._local_gradients, {}
-        return {parameter: gradient if scale == 1 else gradient * scale for parameter, gradient in gradients.items()}
+        return gradients
 
 
 def _autocast(x: Tensor) -> Tensor:

@@ -108,11 +108,8 @@ class NetworkStep:
         lowest = next((i for i, layer in enumerate(hidden) if layer.trainable or self.input_requires_grad), len(hidden))
         for rule, layers in reversed(_runs(self._rules[lowest:-1], hidden[lowest:])):
             self._scale_error(rule)
-            above = _scaled(above)
             lowest_layer: Layer = layers[0]
             for update in rule.updates(self, layers, above):
-                # A block sends on the signal that it learns from, which must be that of the layers below.
-                update = _scaled(update) if update.layer.is_block else update
                 yield update
                 if update.layer is lowest_layer:
                     above = update
@@ -157,11 +154,6 @@ class NetworkStep:
     def input_difference_is_direct(self) -> bool:
         """Whether the modulated input reaches a linear first layer unchanged but for its shape."""
         return self.layers[0].is_linear and self._prelude.only_reshapes and len(self.layers[0].input_shape) == 2
-
-
-def _scaled(update: Update) -> Update:
-    """The update with its scale inside the postsynaptic term."""
-    return update if update.scale == 1 else update._replace(post=update.post * update.scale, scale=1.0)
 
 
 def _runs(rules: Sequence[Rule], layers: Sequence[LayerPass]) -> list[tuple[Rule, list[LayerPass]]]:

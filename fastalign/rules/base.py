@@ -30,10 +30,6 @@ class Layer(Protocol):
         """W_l."""
 
     @property
-    def is_block(self) -> bool:
-        """Whether it is any other module, with backpropagation inside."""
-
-    @property
     def is_linear(self) -> bool:
         """Whether it is a linear layer."""
 

@@ -43,6 +43,6 @@ class DFA(Rule):
     def updates(self, step: Step, layers: Sequence[Layer], above: Update) -> Iterator[Update]:
         signal = step.error.flatten(1)
         if self.sign_of_error:
-            signal = signal.sign()
+            signal = signal.sign() / step.error_scale
         for layer, delta in zip(layers, step.feedback_terms(signal, layers), strict=True):
-            yield Update(layer, delta, layer.input, 1 / step.error_scale)
+            yield Update(layer, delta, layer.input)

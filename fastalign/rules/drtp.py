@@ -15,7 +15,7 @@ class DRTP(Rule):
 
     Args:
         feedback: how B_l is drawn (`fastalign.feedback`); U(±√(6/n_l)) by default.
-        error_scale: s; hidden updates are divided by it (by default N, so that they are means over the batch).
+        error_scale: s; the signal is y*/s (by default s = N, so that hidden updates are means over the batch).
 
     Raises:
         ValueError, TypeError: for a setting that is not one.
@@ -30,5 +30,6 @@ class DRTP(Rule):
         self.error_scale = check_error_scale(error_scale)
 
     def updates(self, step: Step, layers: Sequence[Layer], above: Update) -> Iterator[Update]:
-        for layer, delta in zip(layers, step.feedback_terms(step.target, layers), strict=True):
-            yield Update(layer, delta, layer.input, 1 / step.error_scale)
+        signal = step.target / step.error_scale
+        for layer, delta in zip(layers, step.feedback_terms(signal, layers), strict=True):
+            yield Update(layer, delta, layer.input)
