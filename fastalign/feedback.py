@@ -19,13 +19,6 @@ _BOUNDS: dict[str, Callable[[int], float]] = {
 DISTRIBUTIONS = tuple(_BOUNDS)
 
 
-def check_distribution(argument: str, name: str, others: tuple[str, ...] = ()) -> str:
-    """The name, if it is that of a distribution; ValueError that names the argument otherwise."""
-    if name not in _BOUNDS and name not in others:
-        raise ValueError(f"{argument}: expected one of {', '.join((*DISTRIBUTIONS, *others))}, got {name!r}")
-    return name
-
-
 def draw(distribution: str, units: int, width: int, like: Tensor, scale: float = 1.0) -> Tensor:
     """A fixed matrix (units, width), of the dtype and on the device of `like`, from torch's global generator.
 

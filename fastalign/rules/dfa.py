@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fastalign.feedback import check_distribution
-from fastalign.rules.base import ErrorScale, Layer, Rule, Step, Update, check_error_scale
+from fastalign.feedback import DISTRIBUTIONS
+from fastalign.rules.base import ErrorScale, Layer, Rule, Step, Update, check_choice, check_error_scale
 
 
 class DFA(Rule):
@@ -30,7 +30,7 @@ class DFA(Rule):
         sign_of_error: bool = False,
         error_scale: ErrorScale = None,
     ) -> None:
-        self.feedback = check_distribution("feedback", feedback)
+        self.feedback = check_choice("feedback", feedback, DISTRIBUTIONS)
         self.shared_feedback = shared_feedback
         self.sign_of_error = sign_of_error
         self.error_scale = check_error_scale(error_scale)

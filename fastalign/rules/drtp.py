@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fastalign.feedback import check_distribution
-from fastalign.rules.base import ErrorScale, Layer, Rule, Step, Update, check_error_scale
+from fastalign.feedback import DISTRIBUTIONS
+from fastalign.rules.base import ErrorScale, Layer, Rule, Step, Update, check_choice, check_error_scale
 
 
 class DRTP(Rule):
@@ -26,7 +26,7 @@ class DRTP(Rule):
     needs_target = True
 
     def __init__(self, feedback: str = "he-uniform", error_scale: ErrorScale = None) -> None:
-        self.feedback = check_distribution("feedback", feedback)
+        self.feedback = check_choice("feedback", feedback, DISTRIBUTIONS)
         self.error_scale = check_error_scale(error_scale)
 
     def updates(self, step: Step, layers: Sequence[Layer], above: Update) -> Iterator[Update]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fastalign.feedback import check_distribution
 from fastalign.initialisation import INITIALISATIONS
-from fastalign.rules.base import Layer, Rule, Step, Update
+from fastalign.rules.base import Layer, Rule, Step, Update, check_choice
 
 
 class FA(Rule):
@@ -24,10 +23,8 @@ class FA(Rule):
     passes_through_layers = True
 
     def __init__(self, feedback: str = "weights") -> None:
-        names = tuple(name for name in INITIALISATIONS if name != "zero")
-        if feedback not in names:
-            check_distribution("feedback", feedback, ("weights", *names))
-        self.feedback = feedback
+        names = (name for name in INITIALISATIONS if name != "zero")
+        self.feedback = check_choice("feedback", feedback, ("weights", *names))
 
     def updates(self, step: Step, layers: Sequence[Layer], above: Update) -> Iterator[Update]:
         delta, upper = above.post, above.layer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fastalign.feedback import check_distribution
-from fastalign.rules.base import Layer, Rule, Step, Update
+from fastalign.feedback import DISTRIBUTIONS
+from fastalign.rules.base import Layer, Rule, Step, Update, check_choice
 
 
 class IFA(Rule):
@@ -24,7 +24,7 @@ class IFA(Rule):
     whole_network = True
 
     def __init__(self, feedback: str = "uniform-fan-out") -> None:
-        self.feedback = check_distribution("feedback", feedback)
+        self.feedback = check_choice("feedback", feedback, DISTRIBUTIONS)
 
     def updates(self, step: Step, layers: Sequence[Layer], above: Update) -> Iterator[Update]:
         yield above

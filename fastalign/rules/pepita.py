@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fastalign.feedback import check_distribution
+from fastalign.feedback import DISTRIBUTIONS
 from fastalign.ops.schemas import kernels
 from fastalign.rules.base import ErrorScale, Layer, Rule, Step, Update, check_choice, check_error_scale
 
@@ -68,7 +68,7 @@ class PEPITA(Rule):
             raise ValueError("presynaptic: the hebbian update has h_{l−1} and h_{l−1}^mod both; expected 'modulated'")
         self.sign_of_error = sign_of_error
         self.frozen_filters = frozen_filters
-        self.projection = check_distribution("projection", projection)
+        self.projection = check_choice("projection", projection, DISTRIBUTIONS)
         self.projection_scale = float(projection_scale)
         self.error_scale = check_error_scale(error_scale)
 
