@@ -103,12 +103,12 @@ class ActivationPass:
         return kernels.activation_backward(signal.to(kept.dtype), kept, *arguments)
 
     def feedback_term(self, signal: Tensor, matrix: Tensor) -> Tensor:
-        """(signal · matrixᵀ) ⊙ f′(a) ⊙ dropout."""
+        """(signal · matrixᵀ) ⊙ f′(a) ⊙ dropout: for each sample, or for each of its positions."""
         kept, *arguments = self._state()
-        shape = kept.shape
-        if kept.dim() != 4:
-            kept = kept.reshape(signal.shape[0], matrix.shape[0])
-        term = kernels.feedback_term(signal.to(kept.dtype), matrix.to(kept.dtype), kept, *arguments)
+        shape, rows = kept.shape, signal.reshape(-1, matrix.shape[1])
+        if rows.shape[0] != shape[0]:
+            kept = kept.reshape(rows.shape[0], matrix.shape[0])
+        term = kernels.feedback_term(rows.to(kept.dtype), matrix.to(kept.dtype), kept, *arguments)
         return term.reshape(shape)
 
     def output(self) -> Tensor:
@@ -126,9 +126,11 @@ class ActivationPass:
     def linear_difference(self, delta: Tensor, weight: Tensor) -> Tensor:
         """(f(a + delta · weightᵀ) − f(a)) ⊙ dropout."""
         kept, activation, _, p, seed = self._state()
+        delta, weight = delta.to(kept.dtype), weight.to(kept.dtype)
         if not self.has_effect:
-            return delta.to(kept.dtype) @ weight.to(kept.dtype).T
-        return kernels.linear_difference(delta.to(kept.dtype), weight.to(kept.dtype), kept, activation, p, seed)
+            return delta @ weight.T
+        rows = delta.reshape(-1, weight.shape[1]), weight, kept.reshape(-1, weight.shape[0])
+        return kernels.linear_difference(*rows, activation, p, seed).reshape(kept.shape)
 
 
 class ModulePass:
@@ -188,6 +190,14 @@ class ModulePass:
                 self._gradients[parameter] = gradient
         input_gradient = found[-1] if x.requires_grad else None
         return torch.zeros_like(x) if input_gradient is None else input_gradient
+
+    @property
+    def is_activation(self) -> bool:
+        return type(self._module).__module__ == torch.nn.modules.activation.__name__
+
+    def output(self, h: Tensor) -> Tensor:
+        """m(h), computed again."""
+        return self._module(self._given(h))
 
     def take_gradients(self) -> dict[Tensor, Tensor]:
         """The parameters' gradients since they were last taken."""

@@ -87,8 +87,9 @@ class LayerPass:
         p, seed = activation.draw_dropout(x)
         keep_a = activation.needs_preactivation(keep)
         h, a = kernels.linear_forward(rows, weight, bias, int(activation.function), p, seed, keep_a)
-        activation.keep(a if keep_a else h, keep)
-        return h if h.shape == shape else h.reshape(shape)
+        h = h.reshape(shape)
+        activation.keep(a.reshape(shape) if keep_a else h, keep)
+        return h
 
     def _forward_convolution(self, x: Tensor, activation: ActivationPass, keep: Keep) -> Tensor:
         self._links.append(activation)
@@ -183,7 +184,7 @@ class LayerPass:
 
     def delta_through(self, above: Layer, delta: Tensor, matrix: Tensor | None = None) -> Tensor:
         """δ_l = (δ_{l+1} · W_{l+1}) ⊙ f′(a_l), or with a matrix in place of W_{l+1}; through a block by autograd."""
-        if above.is_linear and delta.dim() == 2 and len(self.output_shape) == 2:
+        if above.is_linear:
             return self.delta(delta, (above.weight if matrix is None else matrix).T)
         return self.take_back(above.input_signal(delta, matrix))
 
@@ -214,7 +215,10 @@ class LayerPass:
 
     def activity(self) -> Tensor:
         """h_l after the activation and before pooling; a_l where no activation follows directly."""
-        return self._activity_link().output()
+        h = self._activity_link().output()
+        for link in self._other_activations():
+            h = link.output(h)
+        return h
 
     def preactivation_difference(self, delta_input: Tensor) -> Tensor:
         """Δa_l = W_l Δh_{l−1}."""
@@ -228,15 +232,25 @@ class LayerPass:
     def difference(self, delta_input: Tensor, matrix: Tensor | None = None) -> Tensor:
         """Δh_l = f(a_l + W_l Δh_{l−1}) − f(a_l), before pooling, or with a matrix in place of W_l."""
         if self.is_linear:
-            rows = delta_input.reshape(-1, delta_input.shape[-1])
-            return self._activity_link().linear_difference(rows, self.weight if matrix is None else matrix)
-        return self._activity_link().difference(self.preactivation_difference(delta_input))
+            matrix = self.weight if matrix is None else matrix
+            difference = self._activity_link().linear_difference(delta_input, matrix)
+        else:
+            difference = self._activity_link().difference(self.preactivation_difference(delta_input))
+        for link in self._other_activations():
+            difference = link.difference(difference)
+        return difference
 
     def pass_on(self, difference: Tensor) -> Tensor:
         """Δh_l through the links after the activation, shaped like the stage's output."""
-        for link in self._links if self.stage.layer is None else self._links[1:]:
+        passed = 0 if self.stage.layer is None else 1 + len(self._other_activations())
+        for link in self._links[passed:]:
             difference = link.difference(difference)
         return difference.reshape(self.output_shape)
+
+    def _other_activations(self) -> list[ModulePass]:
+        """The activation after a native layer, where it is one that the kernels do not know."""
+        link = self._links[1] if len(self._links) > 1 else None
+        return [link] if isinstance(link, ModulePass) and link.is_activation else []
 
     def _activity_link(self) -> ActivationPass:
         link = self._links[0]

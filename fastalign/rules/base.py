@@ -6,6 +6,7 @@ A rule turns the error of the output into updates ΔW = scale · Σ post ⊗ pre
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -141,7 +142,8 @@ class Rule:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        arguments = inspect.signature(type(self)).parameters
+        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in arguments if hasattr(self, name))
         return f"{type(self).__name__}({settings})"
 
 
