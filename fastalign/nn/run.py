@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastalign.nn.compiler import uncompiled
 from fastalign.nn.passes import LayerPass
 from fastalign.nn.plan import Stage
 from fastalign.nn.tape import Keep, Tape
@@ -179,6 +180,7 @@ class StepFunction(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @uncompiled
     def backward(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, ...]:
         step = ctx.step
         gradients: dict[Tensor, Tensor] = {}

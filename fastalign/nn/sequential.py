@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastalign import feedback as feedback_matrices
 from fastalign.initialisation import draw_weight
+from fastalign.nn.compiler import uncompiled
 from fastalign.nn.plan import ModuleLink, Stage, flatten, make_plan, single_tensor
 from fastalign.nn.run import NetworkStep, StepFunction, one_hot_target
 from fastalign.rules import BP, DFA, DRTP, FA, IFA, PEPITA, Rule, named
@@ -113,6 +114,7 @@ class Sequential(torch.nn.Sequential):
             return super().forward(input)
         return self._learn(input, target)
 
+    @uncompiled
     def _learn(self, x: Tensor, target: Tensor | None) -> Tensor:
         step = self.new_step(x, target, training=self.training and torch.is_grad_enabled())
         parameters = step.parameters
@@ -124,9 +126,6 @@ class Sequential(torch.nn.Sequential):
                 "detach it, or ask input_gradient(x, loss_fn) for the true one"
             )
         return StepFunction.apply(step, x, *parameters)
-
-    # NOTE: torch.compile runs a step as it is: its kernels are fused already, and its backward is no graph.
-    _learn._torchdynamo_disable = True  # type: ignore[attr-defined]
 
     def new_step(self, x: Tensor, target: Tensor | None = None, training: bool = True) -> NetworkStep:
         """A step on a batch, its standard pass still to come: `forward` hands it to autograd, `TrainStep` runs it.
@@ -179,9 +178,16 @@ class Sequential(torch.nn.Sequential):
     def _keep_out_of_broadcasts(self) -> None:
         """Under DistributedDataParallel fixed matrices were synchronised when it was made, which is often enough."""
         parallel = DistributedDataParallel._get_active_ddp_module()
-        if parallel is not None and getattr(parallel, "modules_buffers", None):
-            fixed = {id(matrix) for name, matrix in self._buffers.items() if matrix is not None}
-            parallel.modules_buffers = [b for b in parallel.modules_buffers if id(b) not in fixed]
+        if parallel is None:
+            return
+        fixed = {id(matrix) for matrix in self._buffers.values() if matrix is not None}
+        if fixed.isdisjoint(map(id, parallel.modules_buffers)):
+            return
+        for name, module in parallel.module.named_modules():
+            if module is self:
+                prefix = f"{name}." if name else ""
+                parallel.parameters_to_ignore.update(prefix + matrix for matrix in self._buffers)
+        parallel._assign_modules_buffers()
 
     # Fixed matrices
 
