@@ -10,6 +10,7 @@ from torch.func import functional_call
 from fastalign.activations import Activation
 from fastalign.nn.plan import ActivationLink, single_tensor
 from fastalign.nn.tape import Keep, Tape
+from fastalign.ops.autocast import autocasts
 from fastalign.ops.schemas import kernels
 
 _LINEAR = (torch.nn.AvgPool2d, torch.nn.AdaptiveAvgPool2d, torch.nn.Flatten, torch.nn.Unflatten, torch.nn.ZeroPad2d)
@@ -265,7 +266,7 @@ def accepts(layer: torch.nn.Module, x: Tensor) -> None:
             raise ValueError(f"input: expected shape (N, {layer.in_channels}, H, W) for {layer}, got {tuple(x.shape)}")
     elif x.dim() < 2 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"input: expected shape (N, {weight.shape[1]}) for {layer}, got {tuple(x.shape)}")
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != weight.dtype and not autocasts(x.device):
         raise TypeError(f"input: expected dtype {weight.dtype}, that of {layer}, got {x.dtype}")
     if x.device != weight.device:
         raise ValueError(f"input: expected device {weight.device}, that of {layer}, got {x.device}")

@@ -16,6 +16,7 @@ from fastalign.activations import Activation
 from fastalign.nn.links import ActivationPass, ModulePass, accepts, is_watched, observe
 from fastalign.nn.plan import ActivationLink, Link, Stage
 from fastalign.nn.tape import Keep, Tape
+from fastalign.ops.autocast import autocast
 from fastalign.ops.schemas import kernels
 from fastalign.rules import Layer
 
@@ -38,7 +39,7 @@ class LayerPass:
         """The stage's output; keeps what `keep` says of it."""
         stage = self.stage
         if stage.native is not None:
-            x = _autocast(x)
+            x = autocast(x)
         self.input_shape = x.shape
         self._input = self._tape.keep(x) if keep else -1
         if stage.native is not None:
@@ -304,16 +305,6 @@ class LayerPass:
         """The gradients of modules within the stage (normalisation, a block); each is given once."""
         gradients, self._local_gradients = self._local_gradients, {}
         return gradients
-
-
-def _autocast(x: Tensor) -> Tensor:
-    """x in autocast's dtype, where that is on."""
-    device_type = x.device.type
-    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
-        return x
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return x
-    return x.to(torch.get_autocast_dtype(device_type))
 
 
 def convolution_of(layer: torch.nn.Module) -> tuple[Sequence[int], Sequence[int], Sequence[int], int]:

@@ -19,6 +19,7 @@ from fastalign import _native as _native  # registers the native kernels
 from fastalign.activations import Activation
 from fastalign.ops import checks
 from fastalign.ops import schemas as schemas  # defines the ops
+from fastalign.ops.autocast import autocast
 
 __all__ = [
     "dfa_conv2d_update",
@@ -33,15 +34,8 @@ _kernels = torch.ops.fastalign
 
 
 def _autocast(*arguments: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in autocast's dtype where autocast is on, as torch's own matrix products take them."""
-    if not all(isinstance(tensor, Tensor) for tensor in arguments):
-        return arguments
-    device_type = arguments[0].device.type
-    if not torch.is_autocast_enabled(device_type):
-        return arguments
-    dtype = torch.get_autocast_dtype(device_type)
-    cast = (torch.float32, torch.bfloat16, torch.float16)
-    return tuple(tensor.to(dtype) if tensor.dtype in cast else tensor for tensor in arguments)
+    """The arguments under autocast; what is no tensor is left for the checks to name."""
+    return tuple(autocast(tensor) if isinstance(tensor, Tensor) else tensor for tensor in arguments)
 
 
 def _feedback_arguments(
