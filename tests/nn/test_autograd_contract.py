@@ -62,6 +62,18 @@ def test_weights_changed_before_backward(rule: str) -> None:
         loss.backward()
 
 
+@pytest.mark.parametrize("rule", ["bp", "dfa", "pepita"])
+def test_weights_changed_before_backward_under_autocast(rule: str) -> None:
+    """Though the step itself keeps copies of them in another dtype."""
+    net = network(rule)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = loss_of(net)
+    with torch.no_grad():
+        net.get_parameter("1.weight").add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 @every_rule
 def test_a_second_backward(rule: str) -> None:
     net = network(rule)

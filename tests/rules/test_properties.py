@@ -122,12 +122,19 @@ def test_a_smaller_last_batch(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_an_empty_batch_moves_nothing(rule: str) -> None:
-    net = nn.Sequential(nn.Linear(8, 6, activation="tanh"), nn.Dropout(0.1), nn.Linear(6, 5), nn.Linear(5, 4))
-    net.set_rule(rule)
-    net.double()
-    x, target = batch(0)
-    net(x, target).sum().backward()
-    assert all(p.grad is not None and not p.grad.any() for p in net.parameters())
+    dense: list[torch.nn.Module] = [
+        nn.Linear(8, 6, activation="tanh"),
+        nn.Dropout(0.1),
+        nn.Linear(6, 5),
+        nn.Linear(5, 4),
+    ]
+    conv: list[torch.nn.Module] = [nn.Unflatten(1, (2, 2, 2)), nn.Conv2d(2, 3, 1), nn.ReLU(), nn.MaxPool2d(2)]
+    conv = [*conv, nn.Flatten(), nn.Linear(3, 4)]
+    for layers in (dense, conv) if rule != "ifa" else (dense,):
+        net = nn.Sequential(*layers, rule=rule, input_shape=(8,)).double()
+        x, target = batch(0)
+        net(x, target).sum().backward()
+        assert all(p.grad is not None and not p.grad.any() for p in net.parameters())
 
 
 def alignment_angle(net: nn.Sequential) -> float:
