@@ -141,6 +141,7 @@ class ModulePass:
         self._module = module
         self._tape = tape
         self._gradients: dict[Tensor, Tensor] = {}
+        self._graph: tuple[Tensor, Tensor, list[Tensor]] | None = None
 
     @property
     def only_reshapes(self) -> bool:
@@ -162,35 +163,34 @@ class ModulePass:
         self._parameters = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
         with torch.enable_grad():
             # Stand-ins for the parameters, so that hooks on the parameters themselves see one gradient, the rule's.
-            stand_ins = {name: p.detach().requires_grad_() for name, p in self._parameters.items()}
+            # NOTE: views, because autocast keeps its copies of other leaves until its region ends.
+            stand_ins = {name: p.detach().view_as(p).requires_grad_() for name, p in self._parameters.items()}
             x = h.detach().requires_grad_(h.is_floating_point())
             given = self._given(x)
             y = functional_call(self._module, stand_ins, (given,)) if stand_ins else self._module(given)
-        self._graph: tuple[Tensor, Tensor, list[Tensor]] | None = (
-            x,
-            single_tensor(self._module, y),
-            list(stand_ins.values()),
-        )
+        self._graph = x, single_tensor(self._module, y), list(stand_ins.values())
         return y.detach()
 
     def backward(self, signal: Tensor) -> Tensor:
         """The signal at the module's input; its parameters' gradients wait in `take_gradients`."""
-        if self._graph is None:
-            raise RuntimeError("Trying to backward through the graph a second time; specify retain_graph=True")
+        assert self._graph is not None
         x, y, stand_ins = self._graph
-        keep_graph = torch._C._autograd._get_current_graph_task_keep_graph()
         wanted = [*stand_ins, *([x] if x.requires_grad else ())]
         found: tuple[Tensor | None, ...] = (None,) * len(wanted)
         if y.requires_grad:
             received = signal.reshape(y.shape).to(y.dtype)
-            found = torch.autograd.grad(y, wanted, received, retain_graph=keep_graph, allow_unused=True)
-        if not keep_graph:
-            self._graph = None
+            found = torch.autograd.grad(y, wanted, received, retain_graph=_keeps_graph(), allow_unused=True)
         for parameter, gradient in zip(self._parameters.values(), found, strict=False):
             if gradient is not None:
                 self._gradients[parameter] = gradient
         input_gradient = found[-1] if x.requires_grad else None
         return torch.zeros_like(x) if input_gradient is None else input_gradient
+
+    def forget(self) -> None:
+        """Let go of the graph, unless it is to be gone through again."""
+        self._gradients = {}
+        if not _keeps_graph():
+            self._graph = None
 
     @property
     def is_activation(self) -> bool:
@@ -231,6 +231,11 @@ class ModulePass:
                 f"PEPITA: {type(module).__name__} in training mode takes its statistics from the batch, "
                 "which the modulated pass changes; expected it in eval mode"
             )
+
+
+def _keeps_graph() -> bool:
+    """Whether the backward pass under way was asked to retain its graph."""
+    return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 def is_watched(*modules: torch.nn.Module) -> bool:

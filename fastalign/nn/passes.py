@@ -112,10 +112,13 @@ class LayerPass:
         assert layer is not None
         return layer
 
-    def begin(self) -> None:
-        """Forget what an earlier backward pass left."""
+    def forget(self) -> None:
+        """Let go of what a backward pass has left."""
         self._local_gradients = {}
         self._block_input_signal = None
+        for run in (self._block, *self._links):
+            if isinstance(run, ModulePass):
+                run.forget()
 
     # What a rule asks
 

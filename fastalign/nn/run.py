@@ -35,7 +35,8 @@ class NetworkStep:
         self._target = target
         self._projection = projection
         self._feedback = feedback
-        self.input_requires_grad = False
+        self._delta: Tensor | None = None
+        self.wants_input_gradient = False
         self._prelude, *self.layers = [LayerPass(stage, self._tape) for stage in stages]
 
     @property
@@ -53,7 +54,7 @@ class NetworkStep:
         if not keep:
             return h
         self._keep_feedback(x)
-        self._input_slot = self._tape.keep(x)
+        self.input_shape = x.shape
         self._projection_slot = -1 if self._projection is None else self._tape.keep(self._projection)
         return h
 
@@ -94,8 +95,6 @@ class NetworkStep:
         δ of the layer above it, whichever rule made that.
         """
         self._tape.restore(kept)
-        for layer in self.layers:
-            layer.begin()
         *hidden, output = self.layers
         self._gradient = output.take_back(output_gradient)
         network_rule = self._rules[-1]
@@ -106,7 +105,8 @@ class NetworkStep:
             return
         above = Update(output, self._gradient, output.input)
         yield above
-        lowest = next((i for i, layer in enumerate(hidden) if layer.trainable or self.input_requires_grad), len(hidden))
+        wanted = (i for i, layer in enumerate(hidden) if layer.trainable or self.wants_input_gradient)
+        lowest = next(wanted, len(hidden))
         for rule, layers in reversed(_runs(self._rules[lowest:-1], hidden[lowest:])):
             self._scale_error(rule)
             lowest_layer: Layer = layers[0]
@@ -122,12 +122,16 @@ class NetworkStep:
 
     def input_gradient(self) -> Tensor:
         """∂loss/∂x, once all updates were taken, where the rules define it."""
+        assert self._delta is not None
         signal = self.layers[0].input_signal(self._delta)
         return self._prelude.take_back(signal.reshape(self._prelude.output_shape))
 
-    @property
-    def input(self) -> Tensor:
-        return self._tape[self._input_slot]
+    def forget(self) -> None:
+        """Let go of what a backward pass has left."""
+        self._tape.release()
+        self._delta = None
+        for layer in (self._prelude, *self.layers):
+            layer.forget()
 
     @property
     def projection(self) -> Tensor:
@@ -135,7 +139,10 @@ class NetworkStep:
 
     @property
     def target(self) -> Tensor:
-        assert self._target is not None
+        if self._target is None:
+            raise RuntimeError(
+                "target: DRTP needs it for a backward pass, call net(x, target) in eval mode too; got None"
+            )
         return self._target.to(self._gradient.dtype)
 
     def feedback_terms(self, signal: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
@@ -174,8 +181,7 @@ class StepFunction(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.step, x, *ctx.parameters = inputs
-        ctx.step.input_requires_grad = x.requires_grad
+        ctx.step, _, *ctx.parameters = inputs
         ctx.save_for_backward(*ctx.step.release())
 
     @staticmethod
@@ -183,13 +189,17 @@ class StepFunction(torch.autograd.Function):
     @uncompiled
     def backward(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, ...]:
         step = ctx.step
+        _, step.wants_input_gradient, *wanted = ctx.needs_input_grad
         gradients: dict[Tensor, Tensor] = {}
-        for layer, post, pre, scale, with_bias in step.updates(ctx.saved_tensors, output_gradient):
-            for parameter, gradient in layer.gradients(post, pre, scale, with_bias).items():
-                gradient = gradient.to(parameter.dtype)
-                gradients[parameter] = gradients[parameter] + gradient if parameter in gradients else gradient
-        input_gradient = step.input_gradient() if step.input_requires_grad else None
-        step.release()
+        try:
+            for layer, post, pre, scale, with_bias in step.updates(ctx.saved_tensors, output_gradient):
+                found = layer.gradients(post, pre, scale, with_bias) if any(wanted) else {}
+                for parameter, gradient in found.items():
+                    gradient = gradient.to(parameter.dtype)
+                    gradients[parameter] = gradients[parameter] + gradient if parameter in gradients else gradient
+            input_gradient = step.input_gradient() if step.wants_input_gradient else None
+        finally:
+            step.forget()
         return None, input_gradient, *(gradients.get(parameter) for parameter in ctx.parameters)
 
 

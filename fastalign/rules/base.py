@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 ErrorScale = float | Callable[[int], float] | None
@@ -78,14 +79,12 @@ class Step(Protocol):
     """e = s · ∂loss/∂a_L, of the shape of a_L."""
     error_scale: float
     """s, which makes e the error of a sample."""
+    input_shape: torch.Size
+    """The shape of x = h_0, as the network got it."""
 
     @property
     def projection(self) -> Tensor:
         """F (D, C)."""
-
-    @property
-    def input(self) -> Tensor:
-        """x = h_0, as the network got it."""
 
     @property
     def target(self) -> Tensor:

@@ -122,7 +122,7 @@ class PEPITA(Rule):
     def _modulation(self, step: Step, signal: Tensor) -> Tensor:
         """sign · F e, shaped like x."""
         modulation = signal @ step.projection.to(signal.dtype).T
-        return (modulation * self.sign).reshape(step.input.shape)
+        return (modulation * self.sign).reshape(step.input_shape)
 
     def _presynaptic(self, standard: Tensor, difference: Tensor) -> Tensor:
         return standard if self.presynaptic == "standard" else standard + difference
