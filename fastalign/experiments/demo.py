@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastalign import data
 from fastalign.analysis.plots import learning_curves
-from fastalign.errors import RunError
+from fastalign.errors import RunError, import_optional
 from fastalign.experiments.digits import MLP
 from fastalign.training.atomic import write_atomically
 from fastalign.training.loop import Trainer
@@ -16,25 +16,26 @@ RULES = ("bp", "dfa", "pepita")
 EPOCHS = 30
 
 
-def demo(out: Path, epochs: int = EPOCHS) -> None:
+def demo(out: Path) -> None:
     """Train digits/mlp with BP, DFA and PEPITA, print a table, and draw the learning curves.
 
     Raises:
         UserError: an optional package is missing, or the folder cannot be written.
     """
+    import_optional("matplotlib", "the demonstration")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"the folder {out} cannot be made: {error.strerror}") from error
     splits = data.load(MLP.dataset)
-    print(f"{MLP.name}: {epochs} epochs on {len(splits.train)} handwritten digits, {len(splits.test)} to test\n")
+    print(f"{MLP.name}: {EPOCHS} epochs on {len(splits.train)} handwritten digits, {len(splits.test)} to test\n")
     print(f"{'rule':<8}{'test error':>12}{'per step':>12}", flush=True)
     curves: dict[str, list[Metrics]] = {}
     for rule in RULES:
         trainer = Trainer(MLP, rule, splits)
-        curves[rule.upper()] = history = [_epoch(trainer) for _ in range(epochs)]
+        curves[rule.upper()] = history = [_epoch(trainer) for _ in range(EPOCHS)]
         steps_per_epoch = -(-len(splits.train) // trainer.batch_size)
-        microseconds = 1e6 * sum(metrics.seconds for metrics in history) / (epochs * steps_per_epoch)
+        microseconds = 1e6 * sum(metrics.seconds for metrics in history) / (EPOCHS * steps_per_epoch)
         print(f"{rule.upper():<8}{history[-1].test_error:>10.2f} %{microseconds:>9.0f} µs", flush=True)
     image = out / "curves.png"
     write_atomically(image, learning_curves(curves, f"{MLP.name}: learning with and without backpropagation"))

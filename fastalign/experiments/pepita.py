@@ -10,7 +10,8 @@ PyTorch's default, which gives the published numbers (the He-uniform of the text
 CIFAR-10). With the paper's divisor the filters hardly move: `--freeze-filters` is the control.
 
 PEPITA: F = 0.05 · U(±√(6/n_0)). FA: feedback of the weights' distribution, drawn apart from them. DRTP (Frenkel et al.
-2019): tanh, logistic outputs and binary cross-entropy, feedback U(±√(6/n_l)).
+2019): tanh, logistic outputs and binary cross-entropy, feedback U(±√(6/n_l)); as in the authors' code the updates of
+hidden layers are sums over the batch (error_scale 1), those of the output layer means.
 """
 
 from __future__ import annotations
@@ -40,7 +41,13 @@ def _row(
         rules={
             "bp": RuleRecipe(bp, start),
             "fa": RuleRecipe(fa, start, {"feedback": start}),
-            "drtp": RuleRecipe(drtp, start, {"feedback": "he-uniform"}, activation="tanh", loss="binary_cross_entropy"),
+            "drtp": RuleRecipe(
+                drtp,
+                start,
+                {"feedback": "he-uniform", "error_scale": 1.0},
+                activation="tanh",
+                loss="binary_cross_entropy",
+            ),
             "pepita": RuleRecipe(pepita, start, {"projection": "he-uniform", "projection_scale": 0.05}),
         },
     )

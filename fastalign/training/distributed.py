@@ -1,11 +1,12 @@
 """One process or several: under torchrun each takes its part of every batch, and the updates are those of one."""
 
-from __future__ import annotations
-
+# Annotations are not postponed here: DistributedDataParallel compares those of its hook with types.
+import gc
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,17 +29,17 @@ class Processes:
         self.rank = rank
         self.count = count
         self.local_rank = local_rank
-        self._share = 1.0
+        self.share_of_updates = 1.0
 
     @classmethod
-    def from_environment(cls) -> Processes:
+    def from_environment(cls) -> "Processes":
         """As torchrun's variables RANK, WORLD_SIZE and LOCAL_RANK say; without them, one process."""
         return cls(
             int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
         )
 
     @classmethod
-    def alone(cls) -> Processes:
+    def alone(cls) -> "Processes":
         """One process."""
         return cls(0, 1, 0)
 
@@ -58,6 +59,8 @@ class Processes:
         try:
             yield
         finally:
+            # A DistributedDataParallel that outlives its group aborts the process at its exit.
+            gc.collect()
             dist.destroy_process_group()
 
     def shard(self, samples: Tensor) -> Tensor:
@@ -65,16 +68,19 @@ class Processes:
         return samples if self.count == 1 else samples.tensor_split(self.count)[self.rank]
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network whose backward pass adds up the updates of all processes, each times its `share_of_updates`."""
+        """The network whose backward pass adds up the updates of all processes, each times its `share_of_updates`.
+
+        That is to be set before each step: its part of the batch where the loss is a mean, 1 where it is a sum.
+        """
         if self.count == 1:
             return network
-        wrapped = DistributedDataParallel(network, broadcast_buffers=False)
+        # The same seed drew the fixed matrices everywhere; torch 2.13 gave the option against broadcasts another name.
+        names = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        option: dict[str, Any] = {name: False}
+        wrapped = DistributedDataParallel(network, **option)
         wrapped.register_comm_hook(self, _weighted_sum)
         return wrapped
-
-    def set_share_of_updates(self, share: float) -> None:
-        """What this process's updates of the coming step count for: its part of the batch for a mean, 1 for a sum."""
-        self._share = share
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all processes, in place."""
@@ -114,10 +120,10 @@ class Processes:
 def _weighted_sum(processes: Processes, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     updates = bucket.buffer()
     # An empty part of a batch has no mean: its updates may be NaN and must not be weighed.
-    if processes._share == 0:
+    if processes.share_of_updates == 0:
         updates.zero_()
     else:
-        updates.mul_(processes._share)
+        updates.mul_(processes.share_of_updates)
     work = dist.all_reduce(updates, async_op=True)
     summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
     return summed

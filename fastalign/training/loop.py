@@ -63,7 +63,8 @@ class Trainer:
             self.splits = self.splits.flatten()
 
         torch.manual_seed(seed)
-        self.network = build_network(recipe, rule, self.splits.train).to(device=device, dtype=dtype)
+        network = build_network(recipe, rule, self.splits.train, lambda: self.processes.share_of_updates)
+        self.network = network.to(device=device, dtype=dtype)
         if frozen_filters:
             freeze_filters(self.network)
         self.model = self.processes.wrap(self.network)
@@ -164,7 +165,7 @@ class Trainer:
         part = self.processes.shard(batch)
         images, labels = self.splits.train.images[part], self.splits.train.labels[part]
         mean = self.recipe.reduction == "mean"
-        self.processes.set_share_of_updates(len(part) / len(batch) if mean else 1.0)
+        self.processes.share_of_updates = len(part) / len(batch) if mean else 1.0
         outputs = self.model(images, target=labels) if self._needs_target else self.model(images)
         batch_loss = self.loss(outputs, labels)
         (batch_loss / len(part) if mean else batch_loss).backward()

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastalign import nn, rules
 from fastalign.data import Dataset
 from fastalign.initialisation import initialise
 from fastalign.training.recipe import Architecture, Recipe
 
 
-def build_network(recipe: Recipe, rule: str, dataset: Dataset) -> nn.Sequential:
-    """The recipe's network with its rule, initialised, for images like the data set's."""
+def build_network(
+    recipe: Recipe, rule: str, dataset: Dataset, share_of_updates: Callable[[], float] = lambda: 1.0
+) -> nn.Sequential:
+    """The recipe's network with its rule, initialised, for images like the data set's.
+
+    share_of_updates: what the updates of a step will be multiplied by when those of all processes are added up; an
+        `error_scale` that the recipe fixes is not a mean over this process's samples and must not shrink with them.
+    """
     for_rule = recipe.for_rule(rule)
     activation = for_rule.activation or recipe.architecture.activation
     input_shape = tuple(dataset.images.shape[1:])
@@ -18,7 +26,11 @@ def build_network(recipe: Recipe, rule: str, dataset: Dataset) -> nn.Sequential:
     )
     zero = for_rule.initialisation == "zero"
     initialise(network, "uniform-fan-in" if zero else for_rule.initialisation)
-    network.set_rule(rules.RULES[rule](**for_rule.options))
+    options = dict(for_rule.options)
+    if "error_scale" in options:
+        error_scale = options["error_scale"]
+        options["error_scale"] = lambda batch: error_scale * (share_of_updates() or 1.0)
+    network.set_rule(rules.RULES[rule](**options))
     if zero:
         initialise(network, "zero")
     return network

@@ -41,7 +41,7 @@ def train(
     out: Path,
     data_directory: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress,
 ) -> list[Metrics]:
     """Train until the recipe's end or the number of epochs given, and return the metrics of every epoch.
 
@@ -57,21 +57,37 @@ def train(
     folder = RunFolder(out)
     settings = new_settings(recipe, rule, given, processes.count)
     splits = data.load(recipe.dataset, data_directory)
-    with processes.connected(), ExitStack() as stack:
+    with processes.connected():
+        history, finished = _train_in_folder(recipe, settings, given, splits, folder, resume, processes, progress)
+    if not finished:
+        raise Interrupted
+    return history
+
+
+def _train_in_folder(
+    recipe: Recipe,
+    settings: Settings,
+    given: Mapping[str, Any],
+    splits: data.Splits,
+    folder: RunFolder,
+    resume: bool,
+    processes: Processes,
+    progress: Progress,
+) -> tuple[list[Metrics], bool]:
+    """Begin or resume the run; the metrics of every epoch, and whether it came to its end."""
+    with ExitStack() as stack:
         processes.on_first(lambda: stack.enter_context(folder.locked()))
         saved = processes.on_first(lambda: folder.saved_config(resume))
         if saved:
-            settings = resumed_settings(recipe, rule, given, processes.count, saved)
+            settings = resumed_settings(recipe, settings.rule, given, processes.count, saved)
         config = _config(recipe, settings, splits, saved)
         trainer = _make_trainer(recipe, settings, splits, processes)
         history = _restore(trainer, folder) if saved else []
         processes.on_first(lambda: folder.save_config(config))
-        try:
-            _train_on(trainer, settings.epochs, history, folder, progress or Progress())
-        finally:
-            if history:
-                processes.on_first(lambda: _draw(folder, f"{recipe.name}, {rule.upper()}", history))
-    return history
+        finished = _train_on(trainer, settings.epochs, history, folder, progress)
+        if history:
+            processes.on_first(lambda: _draw(folder, f"{recipe.name}, {settings.rule.upper()}", history))
+        return history, finished
 
 
 def _config(recipe: Recipe, settings: Settings, splits: data.Splits, saved: dict[str, Any] | None) -> dict[str, Any]:
@@ -111,7 +127,8 @@ def _restore(trainer: Trainer, folder: RunFolder) -> list[Metrics]:
     return trainer.processes.on_first(lambda: folder.metrics.cut_after(trainer.epochs_done))
 
 
-def _train_on(trainer: Trainer, epochs: int, history: list[Metrics], folder: RunFolder, progress: Progress) -> None:
+def _train_on(trainer: Trainer, epochs: int, history: list[Metrics], folder: RunFolder, progress: Progress) -> bool:
+    """Train the epochs that are missing, each saved when it is done; False if Ctrl-C came first."""
     processes = trainer.processes
 
     def save() -> None:
@@ -126,7 +143,7 @@ def _train_on(trainer: Trainer, epochs: int, history: list[Metrics], folder: Run
                 metrics = trainer.train_epoch(interrupted, progress.advance)
                 if metrics is None:
                     save()
-                    raise Interrupted
+                    return False
                 history.append(metrics)
                 # The metrics come first: a line too many is cut when the run is resumed, a missing one would be lost.
                 processes.on_first(lambda: folder.metrics.append(history[-1]))
@@ -134,6 +151,7 @@ def _train_on(trainer: Trainer, epochs: int, history: list[Metrics], folder: Run
                 progress.epoch(metrics)
     finally:
         progress.close()
+    return True
 
 
 def _is_good_enough(recipe: Recipe, history: list[Metrics]) -> bool:

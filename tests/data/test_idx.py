@@ -95,7 +95,11 @@ TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES = (
         (rewrite(TRAIN_IMAGES, lambda content: b"<html>"), TRAIN_IMAGES, "expected 00000803"),
         (rewrite(TRAIN_LABELS, lambda content: idx(images("train"))), TRAIN_LABELS, "00000803, expected 00000801"),
         (rewrite(TRAIN_LABELS, lambda content: idx(labels("train")[:-1])), TRAIN_LABELS, "6 labels, expected 7"),
-        (rewrite(TRAIN_LABELS, lambda content: content[:-1] + b"\x0a"), TRAIN_LABELS, "label 10 at sample 6, expected 0"),
+        (
+            rewrite(TRAIN_LABELS, lambda content: content[:-1] + b"\x0a"),
+            TRAIN_LABELS,
+            "label 10 at sample 6, expected 0",
+        ),
         (rewrite(TEST_IMAGES, lambda content: idx(np.zeros((3, 8, 8), np.uint8))), TEST_IMAGES, "expected 28 × 28"),
     ],
 )
@@ -110,7 +114,9 @@ def test_a_damaged_file_is_named_with_what_was_expected(
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("change", [lambda content: content[:-9], lambda content: b"text", lambda content: content[:40]])
+@pytest.mark.parametrize(
+    "change", [lambda content: content[:-9], lambda content: b"text", lambda content: content[:40]]
+)
 def test_a_damaged_gzip_file_is_named(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
     write_mnist(tmp_path, compress=True)
     rewrite(f"{TRAIN_IMAGES}.gz", change)(tmp_path)

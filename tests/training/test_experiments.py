@@ -59,7 +59,7 @@ def test_noklands_tanh_nets_start_from_zero_with_feedback_that_is_not(rule: str)
     network = build_network(recipe, rule, dataset_for(recipe))
     assert all(not parameter.any() for parameter in network.parameters())
     shapes = {"dfa": [(800, 10), (800, 10)], "fa": [(800, 800), (10, 800)]}[rule]
-    feedback = list(network.feedback)
+    feedback = [matrix for matrix in network.feedback if matrix is not None]
     assert [tuple(matrix.shape) for matrix in feedback] == shapes
     for matrix in feedback:
         bound = 1 / math.sqrt(800)
@@ -79,6 +79,7 @@ def test_pepita_nets_have_no_biases_and_the_named_initialisation() -> None:
     bound = math.sqrt(6 / 784)
     assert [tuple(weight.shape) for weight in network.parameters()] == [(1024, 784), (10, 1024)]
     assert 0.99 * bound < weights_of(network)[0].abs().max() <= bound
+    assert network.projection is not None
     assert 0.04 * bound < network.projection.abs().max() <= 0.05 * bound
     network = build_network(convolutional, "pepita", dataset_for(convolutional))
     bound = 1 / math.sqrt(75)
@@ -115,7 +116,9 @@ def test_frozen_filters_keep_convolutions_only() -> None:
 def test_unknown_names_are_refused_with_what_there_is() -> None:
     with pytest.raises(UserError, match="'digit/mlp'; did you mean digits/mlp"):
         experiment("digit/mlp")
-    with pytest.raises(UserError, match="rule is 'ifa', expected one of those of pepita/mnist-fc: bp, fa, drtp, pepita"):
+    with pytest.raises(
+        UserError, match="rule is 'ifa', expected one of those of pepita/mnist-fc: bp, fa, drtp, pepita"
+    ):
         experiment("pepita/mnist-fc").for_rule("ifa")
 
 

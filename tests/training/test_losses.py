@@ -73,7 +73,9 @@ def test_every_element_makes_its_first_step_in_every_dtype(name: str, first_step
     parameter = torch.nn.Parameter(torch.ones(37, dtype=dtype))
     parameter.grad = torch.ones_like(parameter)
     make_optimizer(name, [parameter], 0.125).step()
-    torch.testing.assert_close(parameter.detach().double(), torch.full((37,), 1 - first_step).double(), rtol=0, atol=5e-3)
+    torch.testing.assert_close(
+        parameter.detach().double(), torch.full((37,), 1 - first_step).double(), rtol=0, atol=5e-3
+    )
 
 
 def test_the_learning_rate_falls_after_each_of_the_decay_epochs() -> None:

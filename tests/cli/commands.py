@@ -1,0 +1,45 @@
+"""Commands, as the tests start them, and what runs leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fastalign as package
+
+ROOT = Path(package.__path__[0]).parent
+Fastalign = Callable[..., "Result"]
+
+
+class Result(NamedTuple):
+    """What a command gave."""
+
+    code: int
+    out: str
+    error: str
+
+
+def command(*arguments: object) -> list[str]:
+    """The command line of a process of its own."""
+    return [sys.executable, "-m", "fastalign", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """This package, and one thread: the processes of the tests share the machine."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def metrics_of(out: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, without the seconds."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def assert_same_bits(a: Path, b: Path) -> None:
+    """The checkpoints of two runs are equal in every bit, their metrics in every digit."""
+    assert metrics_of(a) == metrics_of(b)
+    assert (a / "checkpoint").read_bytes() == (b / "checkpoint").read_bytes()

@@ -1,0 +1,247 @@
+"""Runs that are killed, interrupted, or hindered."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import Fastalign, assert_same_bits, command, environment, metrics_of
+
+SETTINGS = ("train", "digits/mlp", "--rule", "dfa", "--epochs", "12", "--device", "cpu")
+FILES = {"config.json", "metrics.jsonl", "checkpoint", "curves.png"}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing stopped."""
+    out = tmp_path_factory.mktemp("unbroken") / "run"
+    subprocess.run(command(*SETTINGS, "--out", out), env=environment(), check=True, timeout=120, capture_output=True)
+    return out
+
+
+def start_and_stop(out: Path, stop: signal.Signals, wait: float, lines: int) -> int:
+    """Start or resume the run, stop it so many seconds after so many lines of metrics; its exit code."""
+    process = subprocess.Popen(
+        command(*SETTINGS, "--out", out, "--resume"),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and lines_of_metrics(out) < lines:
+        time.sleep(0.002)
+    time.sleep(wait)
+    process.send_signal(stop)
+    return process.wait(timeout=60)
+
+
+def lines_of_metrics(out: Path) -> int:
+    path = out / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_killed_at_any_moment_and_resumed_gives_the_same_bits(
+    tmp_path: Path, unbroken: Path, fastalign: Fastalign
+) -> None:
+    out = tmp_path / "run"
+    moments = random.Random()
+    kills = 0
+    for lines in (1, 4, 8):
+        wait = moments.uniform(0, 0.05)
+        kills += start_and_stop(out, signal.SIGKILL, wait, lines) == -signal.SIGKILL
+    done = fastalign(*SETTINGS, "--out", out, "--resume")
+    assert done.code == 0, done.error
+    assert kills > 0
+    assert_same_bits(out, unbroken)
+    assert {path.name for path in out.iterdir()} == FILES
+
+
+def test_ctrl_c_saves_what_is_done_and_resumes_with_the_same_bits(
+    tmp_path: Path, unbroken: Path, fastalign: Fastalign
+) -> None:
+    out = tmp_path / "run"
+    assert start_and_stop(out, signal.SIGINT, 0.01, lines=2) == 130
+    assert {path.name for path in out.iterdir()} == FILES
+    assert 2 <= len(metrics_of(out)) < 12
+    done = fastalign(*SETTINGS, "--out", out, "--resume")
+    assert done.code == 0, done.error
+    assert_same_bits(out, unbroken)
+
+
+def test_killed_between_the_metrics_and_the_checkpoint(tmp_path: Path, unbroken: Path, fastalign: Fastalign) -> None:
+    out = tmp_path / "run"
+    assert start_and_stop(out, signal.SIGINT, 0, lines=3) == 130
+    with (out / "metrics.jsonl").open("ab") as log:
+        log.write((unbroken / "metrics.jsonl").read_bytes().splitlines(keepends=True)[len(metrics_of(out))])
+        log.write(b'{"epoch": 99, "train_lo')
+    (out / "checkpoint.tmp").write_bytes(b"half a checkp")
+    done = fastalign(*SETTINGS, "--out", out, "--resume")
+    assert done.code == 0, done.error
+    assert_same_bits(out, unbroken)
+    assert {path.name for path in out.iterdir()} == FILES
+
+
+def test_more_epochs_continue_a_run_to_the_bits_of_a_longer_one(
+    tmp_path: Path, unbroken: Path, fastalign: Fastalign
+) -> None:
+    short = (*SETTINGS[:4], "--epochs", "5", "--device", "cpu", "--out", "run")
+    assert fastalign(*short).code == 0
+    done = fastalign("train", "digits/mlp", "--rule", "dfa", "--epochs", "12", "--out", "run", "--resume")
+    assert done.code == 0, done.error
+    assert_same_bits(tmp_path / "run", unbroken)
+    assert json.loads((tmp_path / "run/config.json").read_text())["settings"]["epochs"] == 12
+
+
+@pytest.fixture
+def run(tmp_path: Path, unbroken: Path) -> Path:
+    """A copy of a finished run."""
+    out = tmp_path / "run"
+    out.mkdir()
+    for path in unbroken.iterdir():
+        (out / path.name).write_bytes(path.read_bytes())
+    return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (("--lr", "0.5"), "lr is 0.5, but that of the run to resume is 0.05"),
+        (("--seed", "1"), "seed is 1, but that of the run to resume is 0"),
+        (("--batch-size", "64"), "batch_size is 64, but that of the run to resume is 32"),
+        (("--dtype", "float64"), "dtype is float64, but that of the run to resume is float32"),
+        (("--epochs", "3"), "epochs is 3, but that of the run to resume is 12"),
+        (("--rule", "bp"), "rule is bp, but that of the run to resume is dfa"),
+    ],
+)
+def test_changed_settings_are_refused_and_nothing_is_overwritten(
+    run: Path, fastalign: Fastalign, changed: tuple[str, ...], says: str
+) -> None:
+    before = contents(run)
+    result = fastalign(*SETTINGS[:4], *changed, "--out", run, "--resume")
+    assert result.code == 2
+    assert says in result.error
+    assert result.error.count("\n") == 1
+    assert contents(run) == before
+
+
+def damage_checkpoint(run: Path) -> str:
+    (run / "checkpoint").write_bytes((run / "checkpoint").read_bytes()[:-50])
+    return "checkpoint is damaged"
+
+
+def lose_metrics(run: Path) -> str:
+    (run / "metrics.jsonl").unlink()
+    return "metrics.jsonl has 0 whole lines, expected one for each of 12 epochs"
+
+
+def lose_config(run: Path) -> str:
+    (run / "config.json").unlink()
+    return "config.json cannot be read"
+
+
+def damage_config(run: Path) -> str:
+    (run / "config.json").write_text("{")
+    return "config.json is damaged"
+
+
+def change_recipe(run: Path) -> str:
+    config = json.loads((run / "config.json").read_text())
+    config["recipe"]["decay"] = 0.5
+    (run / "config.json").write_text(json.dumps(config))
+    return "the recipe of digits/mlp has changed"
+
+
+def change_data(run: Path) -> str:
+    config = json.loads((run / "config.json").read_text())
+    config["data_checksum"] += 1
+    (run / "config.json").write_text(json.dumps(config))
+    return "the data of digits are not those"
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_checkpoint, lose_metrics, lose_config, damage_config, change_recipe, change_data]
+)
+def test_a_damaged_run_is_refused_and_nothing_is_overwritten(
+    run: Path, fastalign: Fastalign, damage: Callable[[Path], str]
+) -> None:
+    says = damage(run)
+    before = contents(run)
+    result = fastalign(*SETTINGS, "--out", run, "--resume")
+    assert result.code == 2
+    assert says in result.error
+    assert "Traceback" not in result.error
+    assert contents(run) == before
+
+
+def test_a_folder_that_holds_a_run_is_refused(run: Path, fastalign: Fastalign) -> None:
+    before = contents(run)
+    result = fastalign(*SETTINGS, "--out", run)
+    assert result.code == 2
+    assert "already holds a run" in result.error
+    assert "--resume" in result.error
+    assert contents(run) == before
+
+
+def test_a_finished_run_resumes_to_itself(run: Path, unbroken: Path, fastalign: Fastalign) -> None:
+    assert fastalign(*SETTINGS, "--out", run, "--resume").code == 0
+    assert_same_bits(run, unbroken)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, unbroken: Path, fastalign: Fastalign) -> None:
+    out = tmp_path / "run"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((unbroken / "checkpoint").stat().st_size // 2, hard))
+    try:
+        full = fastalign(*SETTINGS, "--out", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert full.code == 2
+    assert full.error == f"fastalign: {out / 'checkpoint'} cannot be written: File too large\n"
+    assert {path.name for path in out.iterdir()} == {"config.json", "metrics.jsonl"}
+    assert fastalign(*SETTINGS, "--out", out, "--resume").code == 0
+    assert_same_bits(out, unbroken)
+
+
+def test_a_second_run_in_the_same_folder_is_kept_out(run: Path, fastalign: Fastalign) -> None:
+    descriptor = os.open(run, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        result = fastalign(*SETTINGS, "--out", run, "--resume")
+    finally:
+        os.close(descriptor)
+    assert result.code == 2
+    assert "another run is using the folder" in result.error
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path: Path, fastalign: Fastalign) -> None:
+    (tmp_path / "run").write_text("mine")
+    result = fastalign(*SETTINGS, "--out", "run")
+    assert result.code == 2
+    assert "run cannot be made: File exists" in result.error
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made(fastalign: Fastalign) -> None:
+    result = fastalign(*SETTINGS, "--out", "/proc/fastalign/run")
+    assert result.code == 2
+    assert result.error.startswith("fastalign: the folder /proc/fastalign/run cannot be made: ")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to every folder")
+def test_a_folder_that_may_not_be_written(tmp_path: Path, fastalign: Fastalign) -> None:
+    (tmp_path / "run").mkdir(mode=0o500)
+    result = fastalign(*SETTINGS, "--out", "run")
+    assert result.code == 2
+    assert "cannot be written" in result.error
