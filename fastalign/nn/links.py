@@ -220,17 +220,17 @@ class ModulePass:
         return module(h + delta) - module(self._given(h))
 
     def _refuse_stochastic(self) -> None:
-        module = self._module
-        if module.training and isinstance(module, _STOCHASTIC):
-            raise RuntimeError(
-                f"PEPITA: {type(module).__name__} draws anew in the modulated pass; "
-                "expected Dropout, whose mask both passes share"
-            )
-        if module.training and isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            raise RuntimeError(
-                f"PEPITA: {type(module).__name__} in training mode takes its statistics from the batch, "
-                "which the modulated pass changes; expected it in eval mode"
-            )
+        for module in self._module.modules():
+            if module.training and isinstance(module, _STOCHASTIC):
+                raise RuntimeError(
+                    f"PEPITA: {type(module).__name__} draws anew in the modulated pass; "
+                    "expected Dropout in the chain itself, whose mask both passes share"
+                )
+            if module.training and isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                raise RuntimeError(
+                    f"PEPITA: {type(module).__name__} in training mode takes its statistics from the batch, "
+                    "which the modulated pass changes; expected it in eval mode"
+                )
 
 
 def _keeps_graph() -> bool:

@@ -52,7 +52,7 @@ class Stage:
     @property
     def rule(self) -> Rule | None:
         """The rule that the layer asks for itself."""
-        return getattr(self.layer, "rule", None)
+        return self.layer.rule if isinstance(self.layer, Linear | Conv2d | Block) else None
 
     def parameters(self) -> Iterator[Tensor]:
         """The parameters of the layer, then those of the links."""

@@ -33,6 +33,10 @@ class Sequential(torch.nn.Sequential):
         ValueError, TypeError: for an unknown rule, a network that the rule cannot train, or a missing input_shape.
     """
 
+    # In the class, so that torch refuses these names for modules.
+    rule: Rule | None = None
+    input_shape: tuple[int, ...] | None = None
+
     def __init__(
         self,
         *modules: Any,
@@ -41,7 +45,6 @@ class Sequential(torch.nn.Sequential):
     ) -> None:
         super().__init__(*modules)
         self.input_shape = None if input_shape is None else tuple(input_shape)
-        self.rule: Rule | None = None
         self.layer_rules: tuple[Rule, ...] = ()
         """The rule of each layer."""
         self._units: tuple[int, ...] = ()
