@@ -44,6 +44,12 @@ class NetworkStep:
         """The parameters of all layers, each once."""
         return list(dict.fromkeys(p for layer in self.layers for p in layer.stage.parameters()))
 
+    @property
+    def shares_parameters(self) -> bool:
+        """Whether a parameter stands in several places."""
+        places = [p for layer in self.layers for p in layer.stage.parameters()]
+        return len(set(places)) < len(places)
+
     # The standard pass
 
     def forward(self, x: Tensor, keep: bool = True) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastalign.nn import Sequential
 from fastalign.nn.passes import LayerPass
+from fastalign.ops.autocast import autocasts
 from fastalign.ops.schemas import kernels
 from fastalign.rules import Layer, Update
 
@@ -18,12 +19,15 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 def _cross_entropy(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean softmax cross-entropy and its gradient (softmax(a_L) − y) / N, by autograd's own kernels."""
-    log_probabilities = torch.log_softmax(outputs, 1)
+    # Autocast widens a cross-entropy.
+    logits = outputs.float() if outputs.itemsize < 4 and autocasts(outputs.device) else outputs
+    log_probabilities = torch.log_softmax(logits, 1)
     mean, ignored = 1, -100
     loss, weight = torch.ops.aten.nll_loss_forward(log_probabilities, labels, None, mean, ignored)
     one = torch.ones_like(loss)
     gradient = torch.ops.aten.nll_loss_backward(one, log_probabilities, labels, None, mean, ignored, weight)
-    return loss, torch.ops.aten._log_softmax_backward_data(gradient, log_probabilities, 1, outputs.dtype)
+    gradient = torch.ops.aten._log_softmax_backward_data(gradient, log_probabilities, 1, logits.dtype)
+    return loss, gradient.to(outputs.dtype)
 
 
 def _differentiated(loss: Loss) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -39,13 +43,26 @@ def _differentiated(loss: Loss) -> Callable[[Tensor, Tensor], tuple[Tensor, Tens
     return loss_and_gradient
 
 
+def _is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether its step is V ← μV + G + λW, W ← W − ηV and nothing else."""
+    watched = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return (
+        type(optimizer) is torch.optim.SGD
+        and not watched
+        and all(
+            not group["nesterov"] and not group["maximize"] and group["dampening"] == 0
+            for group in optimizer.param_groups
+        )
+    )
+
+
 class TrainStep:
     """Trains a network by one call per batch: the numbers of the plain loop, with less work around them.
 
     With plain SGD (momentum, weight decay) the rule's updates go into the momentum as they are formed, ΔW riding on
     the matrix product: V ← μV + ΔW + λW, W ← W − ηV, and no gradient is stored. Any other optimizer gets `.grad` and
     its own `step()`. The state lives in the optimizer, so that checkpoints, learning-rate schedules and a change to
-    the plain loop and back work in mid-training.
+    the plain loop and back work in mid-training. Hooks on parameters are not called: there is no backward pass.
 
     Args:
         network: with a rule.
@@ -64,10 +81,6 @@ class TrainStep:
         self.network = network
         self.optimizer = optimizer
         self._loss = _cross_entropy if isinstance(loss, str) else _differentiated(loss)
-        self._plain_sgd = isinstance(optimizer, torch.optim.SGD) and all(
-            not group["nesterov"] and not group["maximize"] and group["dampening"] == 0
-            for group in optimizer.param_groups
-        )
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor) -> Tensor:
@@ -79,13 +92,13 @@ class TrainStep:
         run = self.network.new_step(x, y if any(r.needs_target for r in self.network.layer_rules) else None)
         loss, gradient = self._loss(run.forward(x), y)
         updates = run.updates(tuple(run.release()), gradient)
-        if self._plain_sgd:
+        # The parts of a weight that stands in several layers must come together before it moves.
+        if _is_plain_sgd(self.optimizer) and not run.shares_parameters:
             self._apply_as_sgd(updates)
         else:
             self._store_gradients(updates)
             self.optimizer.step()
             self.optimizer.zero_grad()
-        run.release()
         return loss
 
     def _store_gradients(self, updates: Iterator[Update]) -> None:
@@ -105,6 +118,7 @@ class TrainStep:
                 waiting = []
             waiting.append(update)
         sgd.apply(waiting)
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]  # as its own step tells learning-rate schedulers
 
 
 class _PlainSGD:
@@ -157,6 +171,8 @@ class _PlainSGD:
             group["weight_decay"],
             group["lr"],
         )
+        # A kernel of our own writes unseen by autograd, which must notice weights that change before a backward pass.
+        torch.autograd.graph.increment_version(weight if bias is None else (weight, bias))
         return True
 
     def _velocity(self, parameter: Tensor) -> tuple[Tensor, float]:
