@@ -127,6 +127,18 @@ NETWORKS: dict[str, tuple[Callable[[], list[torch.nn.Module]], Tensor, Loss]] = 
         X,
         cross_entropy,
     ),
+    "in place": (
+        lambda: [
+            nn.Linear(8, 7),
+            nn.ReLU6(inplace=True),
+            nn.LeakyReLU(0.3, inplace=True),
+            nn.Linear(7, 6),
+            nn.Block(torch.nn.Sequential(nn.ELU(inplace=True), nn.Linear(6, 4))),
+            nn.Hardtanh(inplace=True),
+        ],
+        X,
+        cross_entropy,
+    ),
     "stride, padding, dilation": (
         lambda: [nn.Conv2d(2, 4, 3, stride=2, padding=2, dilation=2), nn.Tanh(), nn.Flatten(), nn.Linear(100, 4)],
         IMAGES,

@@ -220,6 +220,7 @@ def test_networks_that_a_rule_cannot_train() -> None:
     [
         ([[nn.Linear(8, 7), nn.BatchNorm1d(7).eval(), nn.ReLU()], [nn.Linear(7, CLASSES)]], X),
         ([[nn.Linear(8, 6), nn.LayerNorm(6, elementwise_affine=False), nn.Tanh()], [nn.Linear(6, CLASSES)]], X),
+        ([[nn.Linear(8, 6), nn.ReLU6(inplace=True), nn.Hardtanh(0.1, 0.4, inplace=True)], [nn.Linear(6, CLASSES)]], X),
         ([[nn.Conv2d(2, 3, 3), nn.AvgPool2d(3, 2, 1), nn.Tanh(), nn.Flatten()], [nn.Linear(27, CLASSES)]], IMAGES),
         (
             [
@@ -231,7 +232,7 @@ def test_networks_that_a_rule_cannot_train() -> None:
         ),
         ([[nn.Linear(8, 5), nn.ReLU6()], [nn.Linear(5, 2), nn.Flatten()], [nn.Linear(6, CLASSES)]], X3),
     ],
-    ids=["batch norm", "layer norm", "average pooling", "conv", "3-D"],
+    ids=["batch norm", "layer norm", "in place", "average pooling", "conv", "3-D"],
 )
 def test_pepita_through_other_modules(stages: list[Stage], x: Tensor) -> None:
     """Differences pass through whatever is between the layers as two passes would.
@@ -261,7 +262,7 @@ def test_pepita_through_other_modules(stages: list[Stage], x: Tensor) -> None:
             found.append((h, layer(h)))
             h = found[-1][1]
             for module in rest:
-                h = module(h)
+                h = module(h.clone())
                 if module is rest[0] and isinstance(module, torch.nn.ReLU6):
                     found[-1] = (found[-1][0], h)
         return found
