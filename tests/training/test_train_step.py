@@ -1,0 +1,349 @@
+"""A training step without autograd gives the numbers of the plain loop."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import Optimizer
+
+import fastalign.nn as nn
+from fastalign import TrainStep, rules
+
+CLASSES = 3
+Batch = tuple[Tensor, Tensor]
+MakeOptimizer = Callable[[list[torch.nn.Parameter]], Optimizer]
+
+RULES: dict[str, rules.Rule] = {
+    "bp": rules.BP(),
+    "fa": rules.FA("he-uniform"),
+    "dfa": rules.DFA(),
+    "dfa, shared": rules.DFA(shared_feedback=True),
+    "dfa, sign": rules.DFA(sign_of_error=True),
+    "ifa": rules.IFA(),
+    "drtp": rules.DRTP(),
+    "pepita": rules.PEPITA(projection_scale=1.0),
+    "pepita, output modulated": rules.PEPITA(projection_scale=1.0, output_error="modulated", divisor="sqrt"),
+    "pepita, hebbian": rules.PEPITA(projection_scale=1.0, update="hebbian"),
+    "pepita, frozen filters": rules.PEPITA(frozen_filters=True),
+}
+
+
+def dense() -> list[torch.nn.Module]:
+    layers = [nn.Linear(8, 7, activation="tanh"), nn.Dropout(0.3), nn.Linear(7, 6, bias=False), nn.GELU()]
+    return [*layers, nn.Linear(6, CLASSES)]
+
+
+def convolutional() -> list[torch.nn.Module]:
+    layers = [nn.Conv2d(2, 4, 3, padding=1, activation="tanh"), nn.MaxPool2d(3, 2), nn.Conv2d(4, 4, 2, groups=2)]
+    return [*layers, nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(16, CLASSES, bias=False)]
+
+
+def normalised() -> list[torch.nn.Module]:
+    layers = [nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(100, 6)]
+    return [*layers, nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, CLASSES), nn.BatchNorm1d(CLASSES)]
+
+
+def with_block() -> list[torch.nn.Module]:
+    inner = torch.nn.Sequential(torch.nn.Linear(7, 9), torch.nn.ReLU(), torch.nn.Linear(9, 7))
+    return [nn.Linear(8, 7), nn.Tanh(), nn.Block(inner), nn.ReLU(), nn.Linear(7, CLASSES)]
+
+
+def with_shared_modules() -> list[torch.nn.Module]:
+    layer, activation = nn.Linear(8, 8), nn.PReLU()
+    return [layer, activation, layer, activation, nn.Linear(8, CLASSES)]
+
+
+SHAPES: dict[Callable[[], list[torch.nn.Module]], tuple[int, ...]] = {
+    dense: (8,),
+    convolutional: (2, 7, 7),
+    normalised: (2, 7, 7),
+    with_block: (8,),
+    with_shared_modules: (8,),
+}
+NETWORKS = {make.__name__: make for make in SHAPES}
+TRAINABLE = [
+    (rule, network)
+    for rule in RULES
+    for network in NETWORKS
+    if not (rule.startswith("pepita") and network not in ("dense", "convolutional"))
+    and not (rule == "ifa" and network not in ("dense", "with_shared_modules"))
+]
+
+OPTIMIZERS: dict[str, MakeOptimizer] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
+    "sgd, weight decay": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.1),
+    "sgd, momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "sgd, both": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
+    "sgd, nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "sgd, dampening": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.5),
+    "sgd, ascent": lambda p: torch.optim.SGD(p, lr=0.1, maximize=True),
+    "sgd, groups": lambda p: torch.optim.SGD(
+        [{"params": p[:1], "momentum": 0.0}, {"params": p[1:3], "weight_decay": 0.1}, {"params": p[3:], "lr": 0.01}],
+        lr=0.1,
+        momentum=0.9,
+    ),
+    "sgd, some parameters": lambda p: torch.optim.SGD(p[1:-1], lr=0.1, momentum=0.9),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
+}
+MOMENTUM = OPTIMIZERS["sgd, both"]
+
+
+def network(name: str, rule: str = "dfa", dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(*NETWORKS[name](), rule=RULES[rule], input_shape=SHAPES[NETWORKS[name]]).to(dtype)
+
+
+def batches(name: str, count: int = 4) -> list[Batch]:
+    """The last one is smaller."""
+    generator = torch.Generator().manual_seed(1)
+    sizes = [6] * (count - 1) + [4]
+    return [
+        (
+            torch.rand(n, *SHAPES[NETWORKS[name]], dtype=torch.float64, generator=generator),
+            torch.randint(CLASSES, (n,), generator=generator),
+        )
+        for n in sizes
+    ]
+
+
+def loop(net: nn.Sequential, optimizer: Optimizer, data: list[Batch], first: int = 0) -> list[Tensor]:
+    """The plain loop; returns the losses."""
+    losses, dtype = [], next(net.parameters()).dtype
+    for i, (x, y) in enumerate(data, first):
+        torch.manual_seed(i)  # of dropout
+        losses.append(F.cross_entropy(net(x.to(dtype), y), y))
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return [loss.detach() for loss in losses]
+
+
+def steps(net: nn.Sequential, optimizer: Optimizer, data: list[Batch], first: int = 0) -> list[Tensor]:
+    step = TrainStep(net, loss="cross_entropy", optimizer=optimizer)
+    losses, dtype = [], next(net.parameters()).dtype
+    for i, (x, y) in enumerate(data, first):
+        torch.manual_seed(i)
+        losses.append(step.step(x.to(dtype), y))
+    return losses
+
+
+def states(net: nn.Sequential, optimizer: Optimizer) -> Iterator[Tensor]:
+    """Parameters, running statistics, and all that the optimizer has of each parameter."""
+    yield from net.state_dict().values()
+    for parameter in net.parameters():
+        state = optimizer.state.get(parameter, {})
+        yield from (torch.as_tensor(state[name]) for name in sorted(state) if state[name] is not None)
+
+
+def assert_same(
+    found: tuple[nn.Sequential, Optimizer], expected: tuple[nn.Sequential, Optimizer], **tolerance: float
+) -> None:
+    tolerance = tolerance or {"rtol": 1e-9, "atol": 1e-12}
+    for value, expected_value in zip(states(*found), states(*expected), strict=True):
+        torch.testing.assert_close(value, expected_value, **tolerance)  # type: ignore[arg-type]
+
+
+def twins(net: nn.Sequential, make: MakeOptimizer) -> tuple[tuple[nn.Sequential, Optimizer], ...]:
+    """The network and a copy of it, each with its optimizer."""
+    other = copy.deepcopy(net)
+    return (net, make(list(net.parameters()))), (other, make(list(other.parameters())))
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize(("rule", "name"), TRAINABLE)
+def test_it_is_the_loop(rule: str, name: str, make: MakeOptimizer) -> None:
+    plain, fused = twins(network(name, rule), make)
+    expected = loop(*plain, batches(name))
+    found = steps(*fused, batches(name))
+    torch.testing.assert_close(found, expected)
+    assert_same(fused, plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("rule", "name"), TRAINABLE)
+def test_in_lower_precision(rule: str, name: str, dtype: torch.dtype) -> None:
+    """At most twice as far from the loop in float64 as the loop in this format, plus a rounding for each step."""
+    net = network(name, rule, dtype)
+    plain, fused = twins(net, MOMENTUM)
+    exact, _ = twins(copy.deepcopy(net).double(), MOMENTUM)
+    data = [(x.to(dtype).double(), y) for x, y in batches(name)]
+    for (model, optimizer), train in ((exact, loop), (plain, loop), (fused, steps)):
+        train(model, optimizer, data)
+    for found, expected, reference in zip(*(m.parameters() for m, _ in (fused, plain, exact)), strict=True):
+        assert found.dtype == dtype
+        roundings = len(data) * torch.finfo(dtype).eps * reference.norm()
+        assert (found - reference).norm() <= 2 * (expected - reference).norm() + roundings
+
+
+@pytest.mark.parametrize("make", [MOMENTUM, OPTIMIZERS["adam"]], ids=["sgd", "adam"])
+@pytest.mark.parametrize("name", ["dense", "normalised"])
+def test_one_may_change_between_step_and_loop(name: str, make: MakeOptimizer) -> None:
+    """In mid-training, also through a checkpoint: the optimizer has all of the state."""
+    plain, mixed = twins(network(name), make)
+    data = batches(name, 8)
+    loop(*plain, data)
+    loop(*mixed, data[:2])
+    steps(*mixed, data[2:4], first=2)
+    net = network(name)
+    net.load_state_dict(mixed[0].state_dict())
+    resumed = net, make(list(net.parameters()))
+    resumed[1].load_state_dict(mixed[1].state_dict())
+    steps(*resumed, data[4:6], first=4)
+    loop(*resumed, data[6:], first=6)
+    assert_same(resumed, plain)
+
+
+@pytest.mark.parametrize("frozen", [["0.weight"], ["0.weight", "0.bias"], ["4.bias"], ["2.weight"]], ids=str)
+@pytest.mark.parametrize("rule", ["bp", "dfa", "ifa", "pepita"])
+def test_frozen_parameters_stay(rule: str, frozen: list[str]) -> None:
+    net = network("dense", rule)
+    for name in frozen:
+        net.get_parameter(name).requires_grad_(False)
+    plain, fused = twins(net, MOMENTUM)
+    before = [fused[0].get_parameter(name).clone() for name in frozen]
+    loop(*plain, batches("dense"))
+    steps(*fused, batches("dense"))
+    assert_same(fused, plain)
+    torch.testing.assert_close([fused[0].get_parameter(name).detach() for name in frozen], before, rtol=0, atol=0)
+
+
+def test_a_rule_for_each_layer() -> None:
+    net = network("with_block")
+    net.set_rule(["bp", rules.DRTP(), "dfa"])
+    plain, fused = twins(net, MOMENTUM)
+    loop(*plain, batches("with_block"))
+    steps(*fused, batches("with_block"))
+    assert_same(fused, plain)
+
+
+@pytest.mark.parametrize("make", [MOMENTUM, OPTIMIZERS["adam"]], ids=["sgd", "adam"])
+def test_any_loss(make: MakeOptimizer) -> None:
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+        return F.mse_loss(outputs, F.one_hot(labels, CLASSES).to(outputs.dtype), reduction="sum")
+
+    (plain, plain_optimizer), (fused, optimizer) = twins(network("dense", "pepita"), make)
+    step = TrainStep(fused, loss=loss, optimizer=optimizer)
+    for x, y in batches("dense"):
+        torch.manual_seed(0)
+        expected = loss(plain(x), y)
+        expected.backward()
+        plain_optimizer.step()
+        plain_optimizer.zero_grad()
+        torch.manual_seed(0)
+        found = step.step(x, y)
+        assert not found.requires_grad
+        torch.testing.assert_close(found, expected.detach())
+    assert_same((fused, optimizer), (plain, plain_optimizer))
+
+
+def test_no_gradient_is_left() -> None:
+    for make in (MOMENTUM, OPTIMIZERS["adam"]):
+        net = network("normalised")
+        steps(net, make(list(net.parameters())), batches("normalised"))
+        assert all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize("make", [MOMENTUM, OPTIMIZERS["adam"]], ids=["sgd", "adam"])
+@pytest.mark.filterwarnings("error")
+def test_a_learning_rate_schedule(make: MakeOptimizer) -> None:
+    plain, fused = twins(network("dense"), make)
+    for (net, optimizer), train in ((plain, loop), (fused, steps)):
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.1)
+        for batch in batches("dense"):
+            train(net, optimizer, [batch])
+            schedule.step()
+    assert_same(fused, plain)
+
+
+def test_the_optimizers_own_step_where_it_does_more() -> None:
+    class Halving(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad.mul_(0.5)
+            return super().step(closure)
+
+    def hooked(parameters: list[torch.nn.Parameter]) -> Optimizer:
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+
+        def halve(*_: object) -> None:
+            for parameter in parameters:
+                assert parameter.grad is not None
+                parameter.grad.mul_(0.5)
+
+        optimizer.register_step_pre_hook(halve)
+        return optimizer
+
+    for make in (lambda parameters: Halving(parameters, lr=0.1), hooked):
+        plain, fused = twins(network("dense"), make)
+        loop(*plain, batches("dense"))
+        steps(*fused, batches("dense"))
+        assert_same(fused, plain)
+
+
+@pytest.mark.parametrize("rule", ["bp", "dfa", "pepita"])
+def test_under_autocast(rule: str) -> None:
+    plain, fused = twins(network("convolutional", rule, torch.float32), MOMENTUM)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = loop(*plain, batches("convolutional"))
+        found = steps(*fused, batches("convolutional"))
+    assert [loss.dtype for loss in found] == [torch.float32] * 4
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    assert_same(fused, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_a_pending_backward_pass_notices_a_step() -> None:
+    net = network("dense", "bp")
+    ((x, y),) = batches("dense", 1)
+    loss = F.cross_entropy(net(x), y)
+    steps(net, torch.optim.SGD(net.parameters(), lr=0.1), [(x, y)])
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("make", [MOMENTUM, OPTIMIZERS["adam"]], ids=["sgd", "adam"])
+@pytest.mark.parametrize(("rule", "name"), [("bp", "normalised"), ("dfa", "with_block"), ("pepita", "convolutional")])
+def test_steps_leave_nothing_behind(rule: str, name: str, make: MakeOptimizer) -> None:
+    def living() -> int:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of modules that look at being looked at
+            return sum(isinstance(thing, Tensor) for thing in gc.get_objects())
+
+    net = network(name, rule)
+    step = TrainStep(net, loss="cross_entropy", optimizer=make(list(net.parameters())))
+    ((x, y),) = batches(name, 1)
+    step.step(x, y)
+    gc.collect()
+    gc.disable()  # so that cycles would count
+    try:
+        before = living()
+        for _ in range(3):
+            step.step(x, y)
+        assert living() == before
+    finally:
+        gc.enable()
+
+
+def test_what_it_cannot_take_is_refused() -> None:
+    net = nn.Sequential(nn.Linear(8, CLASSES))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"network: expected one with a rule \(set_rule\), got None"):
+        TrainStep(net, loss="cross_entropy", optimizer=optimizer)
+    net.set_rule("bp")
+    with pytest.raises(ValueError, match=r"loss: expected 'cross_entropy' or a callable, got 'mse'"):
+        TrainStep(net, loss="mse", optimizer=optimizer)
+    before = [p.clone() for p in net.parameters()]
+    with pytest.raises(ValueError, match=r"input: expected shape \(N, 8\)"):
+        TrainStep(net, loss="cross_entropy", optimizer=optimizer).step(
+            torch.rand(4, 7), torch.zeros(4, dtype=torch.long)
+        )
+    torch.testing.assert_close(list(net.parameters()), before, rtol=0, atol=0)
