@@ -26,6 +26,8 @@ class LayerPass:
 
     def __init__(self, stage: Stage, tape: Tape) -> None:
         self.stage = stage
+        self.parameters = tuple(stage.parameters())
+        """Those that this step has; afterwards the modules may have others (`torch.func.functional_call`)."""
         self._feedback = -1
         self._local_gradients: dict[Tensor, Tensor] = {}
         self._tape = tape
@@ -69,7 +71,7 @@ class LayerPass:
     def _parameters(self, x: Tensor, keep: Keep) -> tuple[Tensor, Tensor | None]:
         """The layer's weight and bias in the dtype of the pass; the weight is kept."""
         layer = self.native
-        weight, bias = layer.weight, layer.bias
+        weight, bias = self._own = layer.weight, layer.bias
         if weight.dtype != x.dtype:
             if keep:
                 self._tape.keep(layer.weight)  # so that autograd notices when it changes before backward
@@ -160,7 +162,7 @@ class LayerPass:
 
     @property
     def trainable(self) -> bool:
-        return any(p.requires_grad for p in self.stage.parameters())
+        return any(p.requires_grad for p in self.parameters)
 
     @property
     def is_block(self) -> bool:
@@ -285,8 +287,8 @@ class LayerPass:
         found: dict[Tensor, Tensor] = {}
         if self._block is not None:
             self._block_signal(post)
-        elif any(p.requires_grad for p in self.native.parameters()):
-            weight, bias = self.native.weight, self.native.bias
+        elif any(p is not None and p.requires_grad for p in self._own):
+            weight, bias = self._own
             found[weight], bias_update = self.update(post, pre, scale, with_bias and bias is not None)
             if with_bias and bias is not None:
                 found[bias] = bias_update

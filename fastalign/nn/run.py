@@ -42,12 +42,12 @@ class NetworkStep:
     @property
     def parameters(self) -> list[Tensor]:
         """The parameters of all layers, each once."""
-        return list(dict.fromkeys(p for layer in self.layers for p in layer.stage.parameters()))
+        return list(dict.fromkeys(p for layer in self.layers for p in layer.parameters))
 
     @property
     def shares_parameters(self) -> bool:
         """Whether a parameter stands in several places."""
-        places = [p for layer in self.layers for p in layer.stage.parameters()]
+        places = [p for layer in self.layers for p in layer.parameters]
         return len(set(places)) < len(places)
 
     # The standard pass
