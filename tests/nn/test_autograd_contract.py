@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
@@ -32,6 +33,12 @@ def convolutional(rule: str) -> nn.Sequential:
     torch.manual_seed(0)
     modules: list[torch.nn.Module] = [nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
     return nn.Sequential(*modules, nn.Linear(12, 4), rule=rule, input_shape=(2, 4, 4))
+
+
+every_rule_and_network = pytest.mark.parametrize(
+    ("rule", "make"),
+    [(rule, make) for rule in RULES for make in (network, convolutional) if (rule, make) != ("ifa", convolutional)],
+)
 
 
 def loss_of(net: nn.Sequential, x: Tensor = X, target: Tensor = TARGET) -> Tensor:
@@ -155,6 +162,23 @@ def test_outputs_may_be_changed_in_place(rule: str, layers: str, change: Callabl
     F.cross_entropy(expected, TARGET).backward()
     assert net[-2 if layers != "linear" else -1].weight.grad is not None
     torch.testing.assert_close(net[2].weight.grad, plain[2].weight.grad)
+
+
+@every_rule_and_network
+def test_parameters_given_for_one_call(rule: str, make: Callable[[str], nn.Sequential]) -> None:
+    """torch.func.functional_call: the gradients are of the parameters given, the module's own are left alone."""
+    net = make(rule)
+    x = X if make is network else torch.rand(5, 2, 4, 4)
+    expected = learned(net, x)
+    given = {name: p.detach().clone().requires_grad_() for name, p in net.named_parameters()}
+    with torch.no_grad():
+        for p in net.parameters():
+            p.zero_()
+    net.zero_grad()
+    torch.manual_seed(1)
+    F.cross_entropy(functional_call(net, given, (x, TARGET)), TARGET).backward()
+    torch.testing.assert_close([p.grad for p in given.values()], expected)
+    assert all(p.grad is None for p in net.parameters())
 
 
 # Hooks
@@ -420,12 +444,6 @@ def test_it_learns_with_any_optimizer(rule: str, make: Callable[[Any], torch.opt
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.5 * first
-
-
-every_rule_and_network = pytest.mark.parametrize(
-    ("rule", "make"),
-    [(rule, make) for rule in RULES for make in (network, convolutional) if (rule, make) != ("ifa", convolutional)],
-)
 
 
 def relative_error(found: Tensor | None, expected: Tensor | None) -> float:

@@ -280,6 +280,20 @@ def test_pepita_through_other_modules(stages: list[Stage], x: Tensor) -> None:
         torch.testing.assert_close([p.grad for p in layer.parameters()], [p.grad for p in copied.parameters()])
 
 
+def test_a_network_within_a_network() -> None:
+    """One with a rule of its own is a block, which must define a gradient of its input where a layer below asks."""
+
+    def inner(rule: str | None) -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, 8), rule=rule).double()
+
+    for rule in ("bp", "fa", "dfa", "drtp"):
+        check([[nn.Linear(8, 8), nn.Tanh()], [nn.Block(inner("bp"))], [nn.Linear(8, CLASSES)]], rule, X)
+    net = nn.Sequential(nn.Linear(8, 8), nn.Block(inner("dfa")), nn.Linear(8, CLASSES), rule="bp").double()
+    with pytest.raises(RuntimeError, match="input: it requires grad, but DFA"):
+        net(X)
+
+
 class Attention(torch.nn.Module):
     """A module that a chain takes as a block, though nobody said so."""
 
