@@ -147,9 +147,10 @@ class ModulePass:
     def only_reshapes(self) -> bool:
         return isinstance(self._module, torch.nn.Flatten | torch.nn.Unflatten)
 
-    def forward(self, h: Tensor, keep: Keep) -> Tensor:
+    def forward(self, h: Tensor, keep: Keep, sends_signal: bool = True) -> Tensor:
+        """m(h); unless it `sends_signal` on to what is below, only the parameters get gradients."""
         if keep in (Keep.FOR_GRADIENT, Keep.FOR_BOTH):
-            return self._forward_with_graph(h)
+            return self._forward_with_graph(h, sends_signal)
         if keep is Keep.FOR_DIFFERENCE:
             self._refuse_stochastic()
             self._input = self._tape.keep(h)
@@ -159,13 +160,13 @@ class ModulePass:
         """h, or a copy for a module that works in place, which must not write into what the layer before has kept."""
         return h.clone() if any(getattr(module, "inplace", False) for module in self._module.modules()) else h
 
-    def _forward_with_graph(self, h: Tensor) -> Tensor:
+    def _forward_with_graph(self, h: Tensor, sends_signal: bool) -> Tensor:
         self._parameters = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
         with torch.enable_grad():
             # Stand-ins for the parameters, so that hooks on the parameters themselves see one gradient, the rule's.
             # NOTE: views, because autocast keeps its copies of other leaves until its region ends.
             stand_ins = {name: p.detach().view_as(p).requires_grad_() for name, p in self._parameters.items()}
-            x = h.detach().requires_grad_(h.is_floating_point())
+            x = h.detach().requires_grad_(sends_signal and h.is_floating_point())
             given = self._given(x)
             y = functional_call(self._module, stand_ins, (given,)) if stand_ins else self._module(given)
         self._graph = x, single_tensor(self._module, y), list(stand_ins.values())

@@ -28,6 +28,8 @@ class LayerPass:
         self.stage = stage
         self.parameters = tuple(stage.parameters())
         """Those that this step has; afterwards the modules may have others (`torch.func.functional_call`)."""
+        self.sends_signal = True
+        """Whether its δ goes on to what is below, through its weights."""
         self._feedback = -1
         self._local_gradients: dict[Tensor, Tensor] = {}
         self._tape = tape
@@ -50,7 +52,7 @@ class LayerPass:
             h = forward(x, ActivationPass(stage.activation, self._tape), keep)
         elif stage.layer is not None:
             self._block = ModulePass(stage.layer, self._tape)
-            h = self._block.forward(x, Keep.FOR_GRADIENT if keep else keep)
+            h = self._block.forward(x, Keep.FOR_GRADIENT if keep else keep, self.sends_signal)
         else:
             h = x
         self.activity_shape = h.shape

@@ -55,7 +55,9 @@ class NetworkStep:
     def forward(self, x: Tensor, keep: bool = True) -> Tensor:
         """The network's output; with `keep` everything that the rules will ask for is kept."""
         h = self._prelude.forward(x, self._keep_prelude() if keep else Keep.NOTHING)
+        sends_signal = x.requires_grad
         for layer, rule in zip(self.layers, self._rules, strict=True):
+            layer.sends_signal, sends_signal = sends_signal, rule.passes_through_layers
             h = layer.forward(h, self._keep(layer, rule) if keep else Keep.NOTHING)
         if not keep:
             return h
