@@ -292,6 +292,38 @@ def test_a_network_within_a_network() -> None:
     net = nn.Sequential(nn.Linear(8, 8), nn.Block(inner("dfa")), nn.Linear(8, CLASSES), rule="bp").double()
     with pytest.raises(RuntimeError, match="input: it requires grad, but DFA"):
         net(X)
+    net.set_rule(["dfa", "dfa", "bp"])
+    F.cross_entropy(net(X), TARGET).backward()
+    assert all(p.grad is not None and p.grad.any() for p in net.parameters())
+
+
+class Watched(torch.nn.Module):
+    """Notes its name when a signal arrives at its input."""
+
+    def __init__(self, name: str, seen: list[str]) -> None:
+        super().__init__()
+        self.name, self.seen = name, seen
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone()
+        if x.requires_grad:
+            x.register_hook(lambda _: self.seen.append(self.name))
+        return x
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [("bp", ["third", "second"]), ("dfa", []), (["dfa", "fa", "bp"], ["third"]), (["bp", "drtp", "dfa"], ["second"])],
+    ids=str,
+)
+def test_blocks_send_no_signal_that_nobody_asks_for(rule: str | list[str], expected: list[str]) -> None:
+    seen: list[str] = []
+    blocks = [nn.Block(torch.nn.Sequential(Watched(name, seen), nn.Linear(8, 8))) for name in ("first", "second")]
+    last = nn.Block(torch.nn.Sequential(Watched("third", seen), nn.Linear(8, CLASSES)))
+    net = nn.Sequential(*blocks, last, rule=rule, input_shape=(8,)).double()
+    F.cross_entropy(net(X, TARGET), TARGET).backward()
+    assert seen == expected
+    assert all(p.grad is not None and p.grad.any() for p in net.parameters())
 
 
 class Attention(torch.nn.Module):
