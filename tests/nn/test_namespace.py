@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -99,7 +100,14 @@ def test_a_script_of_somebody_else(rule: str | None) -> None:
         script = script.replace(
             "    nn.Linear(32, 4),\n)", f"    nn.Linear(32, 4),\n    rule={rule!r}, input_shape=(1, 8, 8),\n)"
         )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert run.returncode == 0, run.stderr
     found = re.fullmatch(r"loss (\S+) errors (\d+)\n", run.stdout)
     assert found is not None
