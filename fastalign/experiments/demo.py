@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 
 from fastalign import data
 from fastalign.analysis.plots import learning_curves
@@ -35,7 +36,7 @@ def demo(out: Path) -> None:
         trainer = Trainer(MLP, rule, splits)
         curves[rule.upper()] = history = [_epoch(trainer) for _ in range(EPOCHS)]
         steps_per_epoch = -(-len(splits.train) // trainer.batch_size)
-        microseconds = 1e6 * sum(metrics.seconds for metrics in history) / (EPOCHS * steps_per_epoch)
+        microseconds = 1e6 * median(metrics.seconds for metrics in history) / steps_per_epoch
         print(f"{rule.upper():<8}{history[-1].test_error:>10.2f} %{microseconds:>9.0f} µs", flush=True)
     image = out / "curves.png"
     write_atomically(image, learning_curves(curves, f"{MLP.name}: learning with and without backpropagation"))

@@ -27,11 +27,11 @@ def _recipe(name: str, architecture: Architecture, learning_rates: dict[str, flo
 MLP = _recipe(
     "mlp",
     Architecture(hidden=(128, 128), activation="tanh"),
-    {"bp": 0.05, "fa": 0.05, "dfa": 0.05, "ifa": 0.05, "drtp": 0.01, "pepita": 0.05},
+    {"bp": 0.05, "fa": 0.05, "dfa": 0.05, "ifa": 0.05, "drtp": 0.02, "pepita": 0.1},
 )
 CONV = _recipe(
     "conv",
-    Architecture(convolutions=(Convolution(filters=16, kernel=3),), hidden=(64,), activation="relu"),
-    {"bp": 0.05, "fa": 0.05, "dfa": 0.05, "drtp": 0.01, "pepita": 0.05},
+    Architecture(convolutions=(Convolution(filters=16, kernel=3),), hidden=(64,), activation="tanh"),
+    {"bp": 0.05, "fa": 0.05, "dfa": 0.05, "drtp": 0.02, "pepita": 0.1},
 )
 EXPERIMENTS = (MLP, CONV)

@@ -18,6 +18,7 @@ from fastalign.training.metrics import Metrics
 from fastalign.training.network import build_network, freeze_filters
 from fastalign.training.optimizers import learning_rate_at, make_optimizer
 from fastalign.training.recipe import Recipe
+from fastalign.training.train_step import TrainStep
 
 EVALUATION_BATCH = 1000
 # Processes agree on an interrupt only every so many batches: the question costs a message.
@@ -71,11 +72,14 @@ class Trainer:
         self._needs_target = rules.RULES[rule].needs_target
         self.loss: Loss = loss_named(for_rule.loss or recipe.loss)
         self.optimizer = make_optimizer(recipe.optimizer, self.network.parameters(), self.learning_rate)
+        self._train_step = TrainStep(self.network, loss=self._noted_loss, optimizer=self.optimizer)
 
         self.epochs_done = 0
         self.permutations = torch.Generator().manual_seed(seed)
         self._permutation_state = self.permutations.get_state()
         self._so_far = EpochSoFar()
+        self._loss_so_far = torch.zeros((), dtype=torch.float64, device=device)
+        self._wrong_so_far = torch.zeros((), dtype=torch.int64, device=device)
         if self.processes.rank > 0:
             torch.manual_seed(seed + self.processes.rank)  # Parts of one batch must not share a dropout mask.
 
@@ -96,8 +100,8 @@ class Trainer:
         order = shuffled(len(self.splits.train), self.permutations, self.device)
 
         so_far = self._so_far
-        loss = torch.tensor(so_far.loss, dtype=torch.float64, device=self.device)
-        wrong = torch.tensor(so_far.wrong, device=self.device)
+        self._loss_so_far.fill_(so_far.loss)
+        self._wrong_so_far.fill_(so_far.wrong)
         finished = True
         start = time.perf_counter()
         self.model.train()
@@ -105,11 +109,11 @@ class Trainer:
             if self._agree_to_stop(interrupted, so_far.batches):
                 finished = False
                 break
-            self._step(batch, loss, wrong)
+            self._step(batch)
             so_far.batches += 1
             so_far.samples += len(batch)
             advance(len(batch))
-        so_far.loss, so_far.wrong = loss.item(), int(wrong.item())
+        so_far.loss, so_far.wrong = self._loss_so_far.item(), int(self._wrong_so_far.item())
         so_far.seconds += time.perf_counter() - start
         if not finished:
             return None
@@ -160,19 +164,25 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_random_states"][self.processes.rank], self.device)
 
-    def _step(self, batch: Tensor, loss: Tensor, wrong: Tensor) -> None:
-        """One update, from this process's part of the batch; adds to the sums of the losses and of the errors."""
+    def _step(self, batch: Tensor) -> None:
+        """One update, from this process's part of the batch."""
         part = self.processes.shard(batch)
         images, labels = self.splits.train.images[part], self.splits.train.labels[part]
-        mean = self.recipe.reduction == "mean"
-        self.processes.share_of_updates = len(part) / len(batch) if mean else 1.0
+        if self.processes.count == 1:
+            self._train_step.step(images, labels)
+            return
+        self.processes.share_of_updates = len(part) / len(batch) if self.recipe.reduction == "mean" else 1.0
         outputs = self.model(images, target=labels) if self._needs_target else self.model(images)
-        batch_loss = self.loss(outputs, labels)
-        (batch_loss / len(part) if mean else batch_loss).backward()
+        self._noted_loss(outputs, labels).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        loss += batch_loss.detach()
-        wrong += (outputs.detach().argmax(1) != labels).sum()
+
+    def _noted_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The loss in the recipe's reduction; its sum and the number of wrong outputs are added to the epoch's."""
+        loss = self.loss(outputs, labels)
+        self._loss_so_far += loss.detach()
+        self._wrong_so_far += (outputs.detach().argmax(1) != labels).sum()
+        return loss / len(labels) if self.recipe.reduction == "mean" else loss
 
     def _agree_to_stop(self, interrupted: Callable[[], bool], batch: int) -> bool:
         if self.processes.count > 1 and batch % BATCHES_BETWEEN_AGREEMENTS:
