@@ -58,7 +58,7 @@ TwoTensors update(const Tensor& post, const Tensor& pre, const Convolution& c, d
     torch::stable::zero_(kernel_update);
   } else {
     const Tensor gradient = row_major(kernel_gradient(wide(post), wide(pre), c));
-    run_elementwise(gradient, {.finish = Finish::add, .scale = scale, .result = output(kernel_update)});
+    run_elementwise(gradient, {.finish = Finish::scale, .scale = scale, .result = output(kernel_update)});
   }
   return {kernel_update, with_bias ? bias_update(post, scale, dtype) : no_bias_update(dtype)};
 }

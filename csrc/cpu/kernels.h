@@ -38,7 +38,8 @@ enum class Finish {
   derivative,              // v · f′(operand), from the preactivation
   derivative_from_output,  // v · f′, from the output, which dropout has scaled
   difference,              // f(operand + v) − f(operand)
-  add,                     // operand + scale · v, or scale · v without operand
+  add,                     // operand + scale · v
+  scale,                   // scale · v
 };
 
 // Sums and functions are computed in float64 for float64 tensors, else in float32.
@@ -56,8 +57,8 @@ struct Epilogue {
 
 // v = signal · matrixᵀ, for as few classes as fit beside the accumulators; strides count elements.
 struct Projection {
-  const void* signal;  // (rows, classes), contiguous, float64 for a float64 matrix, else float32
-  Input matrix;        // (columns, classes)
+  const void* signal;  // (rows, classes), contiguous, float64 or float32
+  Input matrix;        // (columns, classes), of the signal's dtype
   int64_t matrix_row_stride;
   int64_t matrix_column_stride;
   int64_t rows;
@@ -65,9 +66,9 @@ struct Projection {
 };
 
 // The tasks of a projection: blocks of rows × columns, all blocks of columns of one block of rows after each other.
-constexpr int64_t projection_rows = 32;
-constexpr int64_t projection_columns = 48;
-constexpr int64_t projection_classes = 160;  // the most that the packed matrix has room for
+constexpr int64_t projection_rows = 64;
+constexpr int64_t projection_columns = 64;
+constexpr int64_t projection_classes = 256;  // the most that the packed matrix has room for
 
 struct Pooling {
   Input h{};

@@ -16,7 +16,7 @@
 
 #define FASTALIGN_LEVEL_NAMESPACE avx512
 #define FASTALIGN_VECTOR_BYTES 64
-#define FASTALIGN_TILE_ROWS 8
+#define FASTALIGN_TILE_VECTORS 4
 #include "cpu/level/kernels.inl"
 
 #ifdef __clang__

@@ -6,5 +6,5 @@
 
 #define FASTALIGN_LEVEL_NAMESPACE baseline
 #define FASTALIGN_VECTOR_BYTES 16
-#define FASTALIGN_TILE_ROWS 4
+#define FASTALIGN_TILE_VECTORS 2
 #include "cpu/level/kernels.inl"

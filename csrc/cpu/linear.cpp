@@ -61,7 +61,7 @@ TwoTensors update(const Tensor& post, const Tensor& pre, double scale, bool with
   } else {
     const Tensor product = empty({sizes, 2}, wide_dtype(post));
     multiply(product, transposed(wide(post)), wide(pre));
-    run_elementwise(product, {.finish = Finish::add, .scale = scale, .result = output(weight_update)});
+    run_elementwise(product, {.finish = Finish::scale, .scale = scale, .result = output(weight_update)});
   }
   return {weight_update, with_bias ? bias_update(post, scale, dtype) : no_bias_update(dtype)};
 }

@@ -27,7 +27,7 @@ void run_by_library(const ProjectionJob& job) {
 // By the own kernel, all jobs in one parallel region.
 void run_fused(const std::vector<const ProjectionJob*>& jobs) {
   const Kernels& kernels = cpu_kernels();
-  std::vector<Tensor> signals;
+  std::vector<Tensor> signals, matrices;
   std::vector<Projection> projections;
   std::vector<int64_t> first_task{0};
   int64_t most_classes = 0;
@@ -35,10 +35,11 @@ void run_fused(const std::vector<const ProjectionJob*>& jobs) {
     // Jobs in a row mostly share their signal, which then is prepared once.
     const bool shared = !signals.empty() && job->signal.get() == jobs[signals.size() - 1]->signal.get();
     signals.push_back(shared ? signals.back() : row_major(wide(job->signal)));
+    matrices.push_back(wide(job->matrix));
     projections.push_back({.signal = signals.back().const_data_ptr(),
-                           .matrix = input(job->matrix),
-                           .matrix_row_stride = job->matrix.stride(0),
-                           .matrix_column_stride = job->matrix.stride(1),
+                           .matrix = input(matrices.back()),
+                           .matrix_row_stride = matrices.back().stride(0),
+                           .matrix_column_stride = matrices.back().stride(1),
                            .rows = job->signal.size(0),
                            .classes = job->signal.size(1)});
     first_task.push_back(first_task.back() + blocks(job->signal.size(0), projection_rows) *

@@ -288,6 +288,26 @@ def run_reference(op: str, values: Sequence[Any]) -> tuple[Tensor, ...]:
     return call(getattr(reference, op), op, values)
 
 
+def _plain_difference(a: Tensor, delta_a: Tensor, activation: int, dropout: float, seed: Tensor | None) -> Tensor:
+    """f(a + Δa) − f(a) as one would write it; the reference goes through float64."""
+    wide = a.to(torch.promote_types(a.dtype, torch.float32))
+    difference = reference.activate(wide + delta_a.to(wide.dtype), activation) - reference.activate(wide, activation)
+    if seed is not None:
+        difference = difference * reference.dropout_factor(difference, dropout, seed)
+    return difference.to(a.dtype)
+
+
+def run_plain(op: str, values: Sequence[Any]) -> tuple[Tensor, ...]:
+    """What plain PyTorch gives in the dtype of the arguments."""
+    if op == "activation_difference":
+        return (_plain_difference(*values),)
+    if op == "linear_difference":
+        delta, weight, a, *rest = values
+        wide = torch.promote_types(a.dtype, torch.float32)
+        return (_plain_difference(a, delta.to(wide) @ weight.to(wide).T, *rest),)
+    return run_reference(op, values)
+
+
 def truth_and_plain(op: str, values: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:
     """Each result in float64, and as plain PyTorch computes it in the dtype of the arguments.
 
@@ -295,9 +315,9 @@ def truth_and_plain(op: str, values: Sequence[Any]) -> list[tuple[Tensor, Tensor
     their units in the last place, and by another half because the truth is then wrong by as much.
     """
     truth = run_reference(op, in_dtype(values, torch.float64))
-    plain = run_reference(op, values)
+    plain = run_plain(op, values)
     if plain[0].dtype == torch.float64:
         units = 1.5 * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-        single = run_reference(op, in_dtype(values, torch.float32))
+        single = run_plain(op, in_dtype(values, torch.float32))
         plain = tuple(t + units * (s.double() - t) for t, s in zip(truth, single, strict=True))
     return list(zip(truth, plain, strict=True))

@@ -1,6 +1,6 @@
 // The CPU kernels, to be compiled once per level: the file that includes this one names the level's namespace
-// (FASTALIGN_LEVEL_NAMESPACE), its vectors (FASTALIGN_VECTOR_BYTES) and how many rows of three vectors its registers
-// hold (FASTALIGN_TILE_ROWS), after reading the system's headers and before this one asking for its instruction set.
+// (FASTALIGN_LEVEL_NAMESPACE), its vectors (FASTALIGN_VECTOR_BYTES) and how many of them by four rows its registers
+// hold (FASTALIGN_TILE_VECTORS), after reading the system's headers and asking for its instruction set.
 
 #include "activation.h"
 #include "cpu/kernels.h"

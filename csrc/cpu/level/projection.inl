@@ -1,7 +1,8 @@
 // A matrix product with few terms per sum, and its epilogue: result = epilogue(signal · matrixᵀ).
 //
 // A block of columns is packed transposed, so that a vector holds neighbouring columns; a tile of rows × vectors then
-// stays in registers while the terms are added in their order. Each sum is so the same whatever the blocks and the
+// stays in registers while the terms are added in their order, and goes through the epilogue at once, so that the
+// memory is read and written while the next tile is computed. Each sum is so the same whatever the blocks and the
 // threads.
 
 template <typename W>
@@ -9,12 +10,23 @@ struct VectorOf {
   typedef W type __attribute__((vector_size(FASTALIGN_VECTOR_BYTES)));
 };
 
-constexpr int64_t block_columns = 5 * projection_columns;  // packed at a time, at most
+constexpr int strip = projection_columns;
+
+template <typename W>
+constexpr int lanes = FASTALIGN_VECTOR_BYTES / sizeof(W);
+
+template <int... i>
+struct Indices {};
+
+template <int count, int... i>
+struct IndicesUp : IndicesUp<count - 1, count - 1, i...> {};
+
+template <int... i>
+struct IndicesUp<0, i...> : Indices<i...> {};
 
 template <typename W, int rows, int vectors>
 inline void tile(const W* signal, int64_t classes, const W* packed, int64_t packed_columns, W* sums) {
   using Vector = typename VectorOf<W>::type;
-  constexpr int lanes = sizeof(Vector) / sizeof(W);
   Vector sum[rows][vectors] = {};
   for (int64_t c = 0; c < classes; ++c) {
     Vector m[vectors];
@@ -26,43 +38,72 @@ inline void tile(const W* signal, int64_t classes, const W* packed, int64_t pack
     }
   }
   for (int r = 0; r < rows; ++r) {
-    for (int v = 0; v < vectors; ++v) memcpy(sums + r * block_columns + v * lanes, &sum[r][v], sizeof(Vector));
+    for (int v = 0; v < vectors; ++v) memcpy(sums + r * strip + v * lanes<W>, &sum[r][v], sizeof(Vector));
   }
 }
 
+// A strip of columns for some rows.
 template <typename W, int rows>
-void tiles(const W* signal, int64_t classes, const W* packed, int64_t packed_columns, W* sums) {
-  constexpr int vectors = 3;
-  constexpr int64_t columns = vectors * FASTALIGN_VECTOR_BYTES / int64_t(sizeof(W));
-  static_assert(projection_columns % columns == 0);
-  for (int64_t column = 0; column < packed_columns; column += columns) {
+void strip_of_tiles(const W* signal, int64_t classes, const W* packed, int64_t packed_columns, W* sums) {
+  constexpr int vectors = FASTALIGN_TILE_VECTORS, columns = vectors * lanes<W>;
+  static_assert(strip % columns == 0);
+  for (int column = 0; column < strip; column += columns) {
     tile<W, rows, vectors>(signal, classes, packed + column, packed_columns, sums + column);
   }
+}
+
+// a[0] b[0] a[1] b[1] … in two vectors.
+template <typename Vector, int... i>
+inline void interleave(Vector a, Vector b, Vector& low, Vector& high, Indices<i...>) {
+  constexpr int half = sizeof...(i) / 2;
+  low = Vector{(i % 2 == 0 ? a : b)[i / 2]...};
+  high = Vector{(i % 2 == 0 ? a : b)[half + i / 2]...};
+}
+
+// Transposes a square of as many rows as a vector has lanes, and writes its first `count` columns as rows.
+template <typename W>
+inline void transpose(const W* from, int64_t from_stride, W* to, int64_t to_stride, int64_t count) {
+  using Vector = typename VectorOf<W>::type;
+  constexpr int side = lanes<W>;
+  Vector square[side], shuffled[side];
+  for (int i = 0; i < side; ++i) memcpy(&square[i], from + i * from_stride, sizeof(Vector));
+  for (int done = 1; done < side; done *= 2) {
+#pragma GCC unroll 16
+    for (int i = 0; i < side / 2; ++i) {
+      interleave(square[i], square[i + side / 2], shuffled[2 * i], shuffled[2 * i + 1], IndicesUp<side>());
+    }
+    memcpy(square, shuffled, sizeof(square));
+  }
+  for (int64_t i = 0; i < count; ++i) memcpy(to + i * to_stride, &square[i], sizeof(Vector));
 }
 
 // Columns first … first + count, as (classes, columns), the columns filled up with zeros.
 template <typename W>
 void pack(const Projection& p, int64_t first, int64_t count, int64_t packed_columns, W* packed) {
+  constexpr int side = lanes<W>;
   const int64_t row_stride = p.matrix_row_stride, column_stride = p.matrix_column_stride;
-  if (p.matrix.dtype == Dtype::float64 || p.matrix.dtype == Dtype::float32) {
-    const W* matrix = static_cast<const W*>(p.matrix.data) + first * row_stride;
-    if (row_stride == 1) {
-      for (int64_t c = 0; c < p.classes; ++c) {
-        memcpy(packed + c * packed_columns, matrix + c * column_stride, size_t(count) * sizeof(W));
-      }
-    } else {
-      for (int64_t u = 0; u < count; ++u) {
-        for (int64_t c = 0; c < p.classes; ++c) {
-          packed[c * packed_columns + u] = matrix[u * row_stride + c * column_stride];
-        }
+  const W* matrix = static_cast<const W*>(p.matrix.data) + first * row_stride;
+  int64_t done = 0;
+  if (row_stride == 1) {
+    for (int64_t c = 0; c < p.classes; ++c) {
+      memcpy(packed + c * packed_columns, matrix + c * column_stride, size_t(count) * sizeof(W));
+    }
+    done = count;
+  } else if (column_stride == 1 && row_stride >= p.classes) {
+    // A square may reach beyond its row, but not beyond the last one of the matrix.
+    const int64_t readable = (count - 1) * row_stride + p.classes;
+    for (; done + side <= count; done += side) {
+      const int64_t last_class = (p.classes - 1) / side * side;
+      if ((done + side - 1) * row_stride + last_class + side > readable) break;
+      for (int64_t c = 0; c < p.classes; c += side) {
+        const int64_t left = p.classes - c < side ? p.classes - c : side;
+        transpose(matrix + done * row_stride + c, row_stride, packed + c * packed_columns + done, packed_columns, left);
       }
     }
-  } else {
-    for (int64_t u = 0; u < count; ++u) {
-      for (int64_t c = 0; c < p.classes; ++c) {
-        packed[c * packed_columns + u] =
-            *load(p.matrix, (first + u) * row_stride + c * column_stride, 1, packed + c * packed_columns + u);
-      }
+  }
+  for (; done < count; ++done) {
+    for (int64_t c = 0; c < p.classes; ++c) {
+      packed[c * packed_columns + done] = matrix[done * row_stride + c * column_stride];
     }
   }
   if (count == packed_columns) return;
@@ -71,43 +112,57 @@ void pack(const Projection& p, int64_t first, int64_t count, int64_t packed_colu
   }
 }
 
+// The epilogue of a strip of `rows` sums whose first stands at element `first` of the result.
+template <typename W>
+void finish_tile(const Epilogue& epilogue, const W* sums, int64_t rows, int64_t first, int64_t count) {
+  const Dtype wide = sizeof(W) == sizeof(double) ? Dtype::float64 : Dtype::float32;
+  const bool in_place = epilogue.result.dtype == wide && epilogue.operand.data != nullptr &&
+                        epilogue.operand.dtype == wide && epilogue.bias.data == nullptr &&
+                        epilogue.preactivation.data == nullptr && !epilogue.dropout.active;
+  if (in_place && count % unit == 0) {
+    const int64_t columns = epilogue.columns;
+    apply(epilogue, Rows<W>{sums, strip, static_cast<const W*>(epilogue.operand.data) + first, columns,
+                            static_cast<W*>(epilogue.result.data) + first, columns, rows, count / unit});
+  } else {
+    for (int64_t r = 0; r < rows; ++r) finish(epilogue, sums + r * strip, first + r * epilogue.columns, count);
+  }
+}
+
+// Rows first_row … last_row of packed columns, in tiles.
+template <typename W, int rows>
+int64_t tiles(const Projection& p, const Epilogue& epilogue, const W* packed, int64_t packed_columns, int64_t first,
+              int64_t count, int64_t row, int64_t last_row) {
+  alignas(64) W sums[rows * strip];
+  for (; row + rows <= last_row; row += rows) {
+    const W* signal = static_cast<const W*>(p.signal) + row * p.classes;
+    for (int64_t column = 0; column < count; column += strip) {
+      strip_of_tiles<W, rows>(signal, p.classes, packed + column, packed_columns, sums);
+      finish_tile(epilogue, sums, rows, row * epilogue.columns + first + column,
+                  count - column < strip ? count - column : int64_t(strip));
+    }
+  }
+  return row;
+}
+
 template <typename W>
 void projection_in(const Projection& p, const Epilogue& epilogue, int64_t begin, int64_t end) {
-  constexpr int64_t capacity = projection_classes * 2 * projection_columns;
+  constexpr int64_t most_columns = 4 * strip, capacity = projection_classes * strip;
   alignas(64) W packed[capacity];
-  alignas(64) W sums[FASTALIGN_TILE_ROWS * block_columns];
-  const int64_t columns = epilogue.columns;
-  const int64_t column_tasks = (columns + projection_columns - 1) / projection_columns;
-  const int64_t room = p.classes == 0 ? block_columns : capacity / p.classes / projection_columns * projection_columns;
-  const int64_t most_tasks = (room < block_columns ? room : block_columns) / projection_columns;
+  const int64_t room = p.classes == 0 ? most_columns : capacity / p.classes / strip * strip;
+  const int64_t most_tasks = (room < most_columns ? room : most_columns) / strip;
+  const int64_t column_tasks = (epilogue.columns + strip - 1) / strip;
   while (begin < end) {
-    const int64_t column_task = begin % column_tasks;
-    int64_t tasks = column_tasks - column_task < end - begin ? column_tasks - column_task : end - begin;
+    const int64_t task = begin % column_tasks;
+    int64_t tasks = column_tasks - task < end - begin ? column_tasks - task : end - begin;
     if (tasks > most_tasks) tasks = most_tasks;
-    const int64_t first_row = begin / column_tasks * projection_rows;
-    const int64_t last_row = first_row + projection_rows < p.rows ? first_row + projection_rows : p.rows;
-    const int64_t first = column_task * projection_columns;
-    const int64_t packed_columns = tasks * projection_columns;
-    const int64_t count = columns - first < packed_columns ? columns - first : packed_columns;
+    const int64_t first = task * strip, packed_columns = tasks * strip;
+    const int64_t count = epilogue.columns - first < packed_columns ? epilogue.columns - first : packed_columns;
+    int64_t row = begin / column_tasks * projection_rows;
+    const int64_t last_row = row + projection_rows < p.rows ? row + projection_rows : p.rows;
     pack(p, first, count, packed_columns, packed);
-    for (int64_t row = first_row; row < last_row;) {
-      const W* signal = static_cast<const W*>(p.signal) + row * p.classes;
-      const int64_t left = last_row - row;
-      int64_t rows = 1;
-      if (left >= FASTALIGN_TILE_ROWS) {
-        rows = FASTALIGN_TILE_ROWS;
-        tiles<W, FASTALIGN_TILE_ROWS>(signal, p.classes, packed, packed_columns, sums);
-      } else if (left >= 2) {
-        rows = 2;
-        tiles<W, 2>(signal, p.classes, packed, packed_columns, sums);
-      } else {
-        tiles<W, 1>(signal, p.classes, packed, packed_columns, sums);
-      }
-      for (int64_t r = 0; r < rows; ++r) {
-        finish(epilogue, sums + r * block_columns, (row + r) * columns + first, count);
-      }
-      row += rows;
-    }
+    row = tiles<W, 4>(p, epilogue, packed, packed_columns, first, count, row, last_row);
+    row = tiles<W, 2>(p, epilogue, packed, packed_columns, first, count, row, last_row);
+    tiles<W, 1>(p, epilogue, packed, packed_columns, first, count, row, last_row);
     begin += tasks;
   }
 }
