@@ -95,6 +95,52 @@ def _derivative_from_output(h: Tensor, activation: int) -> Tensor:
     raise ValueError(f"activation: {Activation(activation).name.lower()} has no derivative in terms of its output")
 
 
+def _difference(a: Tensor, delta: Tensor, activation: int) -> Tensor:
+    """f(a + Δ) − f(a), where it can by an identity that does not lose the digits that the two share."""
+    b = a + delta
+    direct = activate(b, activation) - activate(a, activation)
+    above, below = (a > 0) & (b > 0), (a <= 0) & (b <= 0)
+    match Activation(activation):
+        case Activation.IDENTITY:
+            exact = delta
+        case Activation.TANH:  # tanh a = 2 σ(2a) − 1
+            exact = 2 * _logistic_difference(2 * a, 2 * delta)
+        case Activation.LOGISTIC:
+            exact = _logistic_difference(a, delta)
+        case Activation.RELU:
+            exact = torch.where(above, delta, direct)
+        case Activation.LEAKY_RELU:
+            exact = torch.where(above, delta, torch.where(below, 0.01 * delta, direct))
+        case Activation.ELU:
+            exact = torch.where(above, delta, torch.where(below, torch.exp(a) * torch.expm1(delta), direct))
+        case Activation.SOFTPLUS:
+            exact = torch.where(delta.abs() <= 1, torch.log1p(torch.sigmoid(a) * torch.expm1(delta)), direct)
+        case Activation.SILU:  # a σ(a)
+            exact = delta * torch.sigmoid(b) + a * _logistic_difference(a, delta)
+        case Activation.GELU:  # a Φ(a)
+            exact = delta * _normal_cumulative(b) + a * _normal_difference(a, delta)
+    return torch.where(exact.isfinite() & b.isfinite(), exact, direct)
+
+
+def _logistic_difference(a: Tensor, delta: Tensor) -> Tensor:
+    """σ(a + Δ) − σ(a) = (1 − exp(−Δ)) σ(a + Δ) σ(−a)."""
+    return -torch.expm1(-delta) * torch.sigmoid(a + delta) * torch.sigmoid(-a)
+
+
+def _normal_cumulative(a: Tensor) -> Tensor:
+    """Φ(a), to all digits far below 0 too."""
+    return 0.5 * torch.erfc(a * -math.sqrt(0.5))
+
+
+def _normal_difference(a: Tensor, delta: Tensor) -> Tensor:
+    """Φ(a + Δ) − Φ(a), Φ the normal distribution: for a small Δ by the Taylor series about the middle."""
+    m2, d2 = (a + 0.5 * delta) ** 2, delta**2
+    density = torch.exp(-0.5 * m2) / math.sqrt(2 * math.pi)
+    series = delta * density * (1 + d2 * ((m2 - 1) / 24 + d2 * ((m2 - 6) * m2 + 3) / 1920))
+    largest = 0.01 if a.dtype == torch.float64 else 0.25
+    return torch.where(delta.abs() <= largest, series, _normal_cumulative(a + delta) - _normal_cumulative(a))
+
+
 def random_words(count: int, seed: Tensor) -> Tensor:
     """`count` 32-bit words (as int64) of the counter-based generator Philox4x32-10: (count,).
 
@@ -156,8 +202,7 @@ def activation_backward(
 
 def activation_difference(a: Tensor, delta_a: Tensor, activation: int, dropout: float, seed: Tensor | None) -> Tensor:
     """Δh = (f(a + Δa) − f(a)) ⊙ dropout: like a. The nonlinearity of PEPITA's second pass in the delta form."""
-    wide, delta = _wide(a), _wide(delta_a).reshape(a.shape)
-    difference = activate(wide + delta, activation) - activate(wide, activation)
+    difference = _difference(_wide(a), _wide(delta_a).reshape(a.shape), activation)
     if dropout > 0 and seed is not None:
         difference = difference * dropout_factor(difference, dropout, seed)
     return difference.to(a.dtype).contiguous()

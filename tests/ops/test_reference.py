@@ -68,6 +68,21 @@ def test_no_slope_at_zero() -> None:
         assert reference.activation_backward(one, zero, Activation.RELU, given_output, 0.0, None).item() == 0
 
 
+@pytest.mark.parametrize("activation", Activation, ids=lambda a: a.name.lower())
+def test_difference(activation: Activation) -> None:
+    """That of two activities in float64; in float32 without the error of their difference, so small is Δ."""
+    a, direction = 4 * draw(4000), draw(4000, seed=1)
+    for size in (1e-4, 0.1, 3.0):
+        delta = size * direction
+        direct = reference.activate(a + delta, activation) - reference.activate(a, activation)
+        difference = reference.activation_difference(a, delta, activation, 0.0, None)
+        torch.testing.assert_close(difference, direct, rtol=0, atol=1e-13)
+    delta = 1e-4 * direction
+    in_float32 = reference.activation_difference(a.float(), delta.float(), activation, 0.0, None).double()
+    truth = reference.activation_difference(a.float().double(), delta.float().double(), activation, 0.0, None)
+    assert (in_float32 - truth).norm() < 1e-6 * truth.norm()
+
+
 def test_feedback_term() -> None:
     signal, feedback, a = draw(3, 2), draw(4, 2, seed=1), draw(3, 4, seed=2)
     s, b, kept = signal.tolist(), feedback.tolist(), a.tolist()
