@@ -73,18 +73,18 @@ __global__ void feedback_term_kernel(const FeedbackTerm term) {
 void feedback_term(const FeedbackTerm& term, Dtype dtype, void* stream) {
   const int64_t units = term.channels * term.height * term.width;
   if (term.samples == 0 || units == 0) return;
-  const dim3 block(tile, rows);
   const dim3 grid(static_cast<unsigned>((units + tile - 1) / tile),
                   static_cast<unsigned>(std::min((term.samples + tile - 1) / tile, grid_y)));
+  const LaunchShape shape{grid, dim3(tile, rows)};
   switch (dtype) {
     case Dtype::float64:
-      return launch(feedback_term_kernel<double>, grid, block, stream, term);
+      return launch(feedback_term_kernel<double>, shape, stream, term);
     case Dtype::float32:
-      return launch(feedback_term_kernel<float>, grid, block, stream, term);
+      return launch(feedback_term_kernel<float>, shape, stream, term);
     case Dtype::bfloat16:
-      return launch(feedback_term_kernel<__nv_bfloat16>, grid, block, stream, term);
+      return launch(feedback_term_kernel<__nv_bfloat16>, shape, stream, term);
     case Dtype::float16:
-      return launch(feedback_term_kernel<__half>, grid, block, stream, term);
+      return launch(feedback_term_kernel<__half>, shape, stream, term);
   }
 }
 

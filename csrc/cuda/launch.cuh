@@ -9,16 +9,31 @@
 
 namespace fastalign {
 
+struct LaunchShape {
+  dim3 grid;
+  dim3 block;
+  size_t dynamic_shared_memory = 0;  // bytes
+};
+
+inline void check_launch(cudaError_t error) {
+  if (error == cudaSuccess) return;
+  throw std::runtime_error(std::string("fastalign: a CUDA kernel did not launch: ") + cudaGetErrorString(error));
+}
+
 template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, void* stream, Arguments... arguments) {
-  cudaLaunchConfig_t configuration{};
-  configuration.gridDim = grid;
-  configuration.blockDim = block;
-  configuration.stream = static_cast<cudaStream_t>(stream);
-  const cudaError_t error = cudaLaunchKernelEx(&configuration, kernel, Parameters(arguments)...);
-  if (error != cudaSuccess) {
-    throw std::runtime_error(std::string("fastalign: a CUDA kernel did not launch: ") + cudaGetErrorString(error));
+void launch(void (*kernel)(Parameters...), const LaunchShape& shape, void* stream, Arguments... arguments) {
+  constexpr size_t without_asking = 48 << 10;  // bytes of shared memory; more is for kernels that say so
+  if (shape.dynamic_shared_memory > without_asking) {
+    check_launch(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                      cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      static_cast<int>(shape.dynamic_shared_memory)));
   }
+  cudaLaunchConfig_t configuration{};
+  configuration.gridDim = shape.grid;
+  configuration.blockDim = shape.block;
+  configuration.dynamicSmemBytes = shape.dynamic_shared_memory;
+  configuration.stream = static_cast<cudaStream_t>(stream);
+  check_launch(cudaLaunchKernelEx(&configuration, kernel, Parameters(arguments)...));
 }
 
 }  // namespace fastalign

@@ -1,0 +1,66 @@
+// The functions of CUDA's runtime that launches go through, with the limits of all supported devices.
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+
+#include "emulator/grid.h"
+
+namespace {
+
+constexpr uint64_t most_threads = 1024;
+constexpr unsigned most_blocks_across = 65535;  // in y and z
+constexpr unsigned most_blocks = 2147483647;    // in x
+constexpr size_t usual_shared_memory = size_t{48} << 10;
+constexpr size_t most_shared_memory = size_t{227} << 10;  // where a kernel asks for it
+
+std::map<const void*, size_t>& allowed_shared_memory() {
+  static std::map<const void*, size_t> bytes;
+  return bytes;
+}
+
+bool fits(dim3 grid, dim3 block, size_t shared_memory, const void* kernel) {
+  const auto allowed = allowed_shared_memory().find(kernel);
+  const size_t most = allowed == allowed_shared_memory().end() ? usual_shared_memory : allowed->second;
+  const uint64_t threads = uint64_t{block.x} * block.y * block.z;
+  return threads >= 1 && threads <= most_threads && std::max(block.x, block.y) <= most_threads && block.z <= 64 &&
+         std::min({grid.x, grid.y, grid.z}) >= 1 && grid.x <= most_blocks &&
+         std::max(grid.y, grid.z) <= most_blocks_across && shared_memory <= most;
+}
+
+}  // namespace
+
+namespace fastalign::emulator {
+
+cudaError_t launch(const cudaLaunchConfig_t& configuration, const Kernel& kernel) {
+  if (configuration.numAttrs != 0) fault("a launch with attributes, which are not emulated,");
+  if (!fits(configuration.gridDim, configuration.blockDim, configuration.dynamicSmemBytes, kernel.function)) {
+    return cudaErrorInvalidConfiguration;
+  }
+  run(kernel, configuration.gridDim, configuration.blockDim, configuration.dynamicSmemBytes);
+  return cudaSuccess;
+}
+
+}  // namespace fastalign::emulator
+
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
+      static_cast<size_t>(value) > most_shared_memory) {
+    return cudaErrorInvalidValue;
+  }
+  allowed_shared_memory()[kernel] = static_cast<size_t>(value);
+  return cudaSuccess;
+}
+
+const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument";
+    default:
+      return "invalid argument";
+  }
+}
