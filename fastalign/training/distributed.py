@@ -118,12 +118,7 @@ class Processes:
 
 
 def _weighted_sum(processes: Processes, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    updates = bucket.buffer()
-    # An empty part of a batch has no mean: its updates may be NaN and must not be weighed.
-    if processes.share_of_updates == 0:
-        updates.zero_()
-    else:
-        updates.mul_(processes.share_of_updates)
+    updates = bucket.buffer().mul_(processes.share_of_updates)
     work = dist.all_reduce(updates, async_op=True)
     summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
     return summed

@@ -16,6 +16,11 @@ from pathlib import Path
 import pytest
 from commands import Fastalign, assert_same_bits, command, environment, metrics_of
 
+from fastalign.experiments import experiment
+from fastalign.training.checkpoint import load_checkpoint
+from fastalign.training.progress import Progress
+from fastalign.training.run import Interrupted, train
+
 SETTINGS = ("train", "digits/mlp", "--rule", "dfa", "--epochs", "12", "--device", "cpu")
 FILES = {"config.json", "metrics.jsonl", "checkpoint", "curves.png"}
 
@@ -73,6 +78,30 @@ def test_ctrl_c_saves_what_is_done_and_resumes_with_the_same_bits(
     assert 2 <= len(metrics_of(out)) < 12
     done = fastalign(*SETTINGS, "--out", out, "--resume")
     assert done.code == 0, done.error
+    assert_same_bits(out, unbroken)
+
+
+class CtrlC(Progress):
+    """Sends the signal when so many samples are trained on."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    def advance(self, samples: int) -> None:
+        self.samples -= samples
+        if self.samples == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_saves_the_batches_of_the_unfinished_epoch(tmp_path: Path, unbroken: Path, fastalign: Fastalign) -> None:
+    out = tmp_path / "run"
+    given = {"epochs": 12, "device": "cpu"}
+    with pytest.raises(Interrupted):
+        train(experiment("digits/mlp"), "dfa", given, out=out, progress=CtrlC(samples=1438 + 7 * 32))
+    state = load_checkpoint(out / "checkpoint")
+    assert state["epochs_done"] == 1
+    assert state["epoch_so_far"]["batches"] == 7
+    assert fastalign(*SETTINGS, "--out", out, "--resume").code == 0
     assert_same_bits(out, unbroken)
 
 

@@ -70,6 +70,16 @@ def test_a_full_disk_takes_a_part_of_a_metrics_line_back(tmp_path: Path) -> None
     assert log.path.read_bytes() == before
 
 
+def test_the_old_file_is_replaced_not_written_over(tmp_path: Path) -> None:
+    path, old = tmp_path / "checkpoint", tmp_path / "old"
+    save_checkpoint(path, STATE)
+    before = path.read_bytes()
+    os.link(path, old)
+    save_checkpoint(path, {**STATE, "epochs_done": 4})
+    assert old.read_bytes() == before
+    assert load_checkpoint(path)["epochs_done"] == 4
+
+
 class Malicious:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("touch came-here",)

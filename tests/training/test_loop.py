@@ -111,6 +111,18 @@ def test_a_run_stopped_after_any_batch_goes_on_with_the_same_bits(
         assert replace(ours, seconds=0) == replace(theirs, seconds=0)
 
 
+def test_the_test_error_is_that_of_the_network_without_dropout(splits: Splits) -> None:
+    recipe = replace(MLP, architecture=replace(MLP.architecture, hidden=(16,), hidden_dropout=0.9))
+    trainer = Trainer(recipe, "bp", splits)
+    metrics = trainer.train_epoch()
+    weights = list(trainer.network.parameters())
+    with torch.no_grad():
+        hidden = torch.tanh(F.linear(splits.test.images.flatten(1).float(), weights[0], weights[1]))
+        wrong = F.linear(hidden, weights[2], weights[3]).argmax(1) != splits.test.labels
+    assert metrics is not None
+    assert metrics.test_error == 100 * int(wrong.sum()) / 359
+
+
 def test_frozen_filters_stay_and_the_rest_learns() -> None:
     trainer = Trainer(experiment("digits/conv"), "pepita", data.load("digits"), frozen_filters=True)
     before = copy.deepcopy(trainer.network.state_dict())
