@@ -50,7 +50,7 @@ inline Buffer buffer(const std::string& name, const Array& array, bool writable)
 // Runs a launcher of kernels on an order of its threads; raises RuntimeError where a kernel does what it must not.
 template <typename Launcher>
 void emulate(uint64_t schedule, std::vector<Buffer> buffers, const Launcher& launcher) {
-  seed(schedule);
+  start(schedule);
   set_buffers(std::move(buffers));
   launcher();
   throw_fault();

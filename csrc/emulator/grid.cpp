@@ -170,7 +170,10 @@ void run(const Kernel& kernel, dim3 grid, dim3 block_dimensions, size_t dynamic_
   running = false;
 }
 
-void seed(uint64_t value) { random_bits.seed(value); }
+void start(uint64_t seed) {
+  first_fault.clear();
+  random_bits.seed(seed);
+}
 
 void fault(const std::string& what) {
   if (!running) return keep_fault(what + ", on the host");
@@ -180,9 +183,7 @@ void fault(const std::string& what) {
 
 void throw_fault() {
   if (first_fault.empty()) return;
-  const std::string what = std::move(first_fault);
-  first_fault.clear();
-  throw std::runtime_error(what);
+  throw std::runtime_error(first_fault);
 }
 
 void wait_for_block(Place place) {

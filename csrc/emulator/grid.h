@@ -24,14 +24,14 @@ struct Kernel {
 // Runs all blocks, one after another in random order. The first fault ends it, and is kept for `throw_fault`.
 void run(const Kernel& kernel, dim3 grid, dim3 block, size_t dynamic_shared_memory);
 
-// The schedule of all launches from here on.
-void seed(uint64_t value);
+// Starts afresh: forgets a fault, and draws the order of threads and blocks from here on by a seed.
+void start(uint64_t seed);
 
 // Reports what a kernel must not do. The thread that does it runs no further; host code goes on. Sources of kernels do
 // not call it: their accesses to its string would be checked too.
 void fault(const std::string& what);
 
-// Throws a std::runtime_error that says what the first fault since the last call was, if there was one.
+// Throws a std::runtime_error that says what the first fault since the start was, if there was one.
 void throw_fault();
 
 // Waits for all threads of the block.
