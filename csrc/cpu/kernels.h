@@ -89,6 +89,9 @@ struct Kernels {
                        int64_t begin, int64_t end);
   // Planes begin … end: pool(h + Δh) − pool(h).
   void (*max_pool2d_difference)(const Pooling& pooling, int64_t begin, int64_t end);
+  // Elements begin … end, of float64 or float32: V ← V + λW, W ← W − ηV.
+  void (*descend)(Output parameter, Output velocity, double weight_decay, double learning_rate, int64_t begin,
+                  int64_t end);
 };
 
 constexpr int64_t elementwise_block = 4096;

@@ -1,5 +1,6 @@
 // SGD with momentum on a linear layer, the update riding on the matrix product.
 
+#include "cpu/dispatch.h"
 #include "cpu/operators.h"
 #include "cpu/update.h"
 
@@ -9,14 +10,19 @@ namespace {
 
 // V ← V + λW, W ← W − ηV.
 void descend(const Tensor& parameter, const Tensor& velocity, double weight_decay, double learning_rate) {
-  if (weight_decay != 0) {
+  if (is_half(parameter)) {
     run_elementwise(
         parameter,
         {.finish = Finish::add, .scale = weight_decay, .operand = input(velocity), .result = output(velocity)});
+    run_elementwise(
+        velocity,
+        {.finish = Finish::add, .scale = -learning_rate, .operand = input(parameter), .result = output(parameter)});
+    return;
   }
-  run_elementwise(
-      velocity,
-      {.finish = Finish::add, .scale = -learning_rate, .operand = input(parameter), .result = output(parameter)});
+  const Kernels& kernels = cpu_kernels();
+  const Output to = output(parameter), down = output(velocity);
+  parallel(parameter.numel(), 8 * elementwise_block,
+           [&](int64_t begin, int64_t end) { kernels.descend(to, down, weight_decay, learning_rate, begin, end); });
 }
 
 }  // namespace

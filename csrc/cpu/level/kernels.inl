@@ -24,6 +24,7 @@ namespace {
 #include "cpu/level/projection.inl"
 #include "cpu/level/sums.inl"
 #include "cpu/level/pooling.inl"
+#include "cpu/level/sgd.inl"
 // clang-format on
 
 }  // namespace
@@ -33,7 +34,7 @@ namespace {
 
 extern const Kernels kernels;
 const Kernels kernels = {
-    FASTALIGN_STRING(FASTALIGN_LEVEL_NAMESPACE), elementwise, projection, channel_sums, max_pool2d_difference,
+    FASTALIGN_STRING(FASTALIGN_LEVEL_NAMESPACE), elementwise, projection, channel_sums, max_pool2d_difference, descend,
 };
 
 }  // namespace FASTALIGN_LEVEL_NAMESPACE
