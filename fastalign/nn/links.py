@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from fastalign.activations import Activation
 from fastalign.nn.plan import ActivationLink, single_tensor
+from fastalign.nn.shapes import as_matrix, in_shape
 from fastalign.nn.tape import Keep, Tape
 from fastalign.ops.autocast import autocasts
 from fastalign.ops.schemas import kernels
@@ -106,11 +107,11 @@ class ActivationPass:
     def feedback_term(self, signal: Tensor, matrix: Tensor) -> Tensor:
         """(signal · matrixᵀ) ⊙ f′(a) ⊙ dropout: for each sample, or for each of its positions."""
         kept, *arguments = self._state()
-        shape, rows = kept.shape, signal.reshape(-1, matrix.shape[1])
-        if rows.shape[0] != shape[0]:
-            kept = kept.reshape(rows.shape[0], matrix.shape[0])
-        term = kernels.feedback_term(rows.to(kept.dtype), matrix.to(kept.dtype), kept, *arguments)
-        return term.reshape(shape)
+        shape, signal = kept.shape, as_matrix(signal)
+        if signal.shape[0] != shape[0]:
+            kept = kept.reshape(signal.shape[0], matrix.shape[0])
+        term = kernels.feedback_term(signal.to(kept.dtype), matrix.to(kept.dtype), kept, *arguments)
+        return in_shape(term, shape)
 
     def output(self) -> Tensor:
         """f(a) after dropout, computed again where it was not kept."""
@@ -130,8 +131,8 @@ class ActivationPass:
         delta, weight = delta.to(kept.dtype), weight.to(kept.dtype)
         if not self.has_effect:
             return delta @ weight.T
-        rows = delta.reshape(-1, weight.shape[1]), weight, kept.reshape(-1, weight.shape[0])
-        return kernels.linear_difference(*rows, activation, p, seed).reshape(kept.shape)
+        difference = kernels.linear_difference(as_matrix(delta), weight, as_matrix(kept), activation, p, seed)
+        return in_shape(difference, kept.shape)
 
 
 class ModulePass:

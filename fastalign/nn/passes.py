@@ -15,6 +15,7 @@ from fastalign import reference
 from fastalign.activations import Activation
 from fastalign.nn.links import ActivationPass, ModulePass, accepts, is_watched, observe
 from fastalign.nn.plan import ActivationLink, Link, Stage
+from fastalign.nn.shapes import as_matrix, in_shape
 from fastalign.nn.tape import Keep, Tape
 from fastalign.ops.autocast import autocast
 from fastalign.ops.schemas import kernels
@@ -84,7 +85,7 @@ class LayerPass:
     def _forward_linear(self, x: Tensor, activation: ActivationPass, keep: Keep) -> Tensor:
         self._links.append(activation)
         weight, bias = self._parameters(x, keep)
-        rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+        rows = as_matrix(x)
         shape = (*x.shape[:-1], weight.shape[0])
         if is_watched(self.native, *activation.modules):
             a = kernels.linear_forward(rows, weight, bias, int(Activation.IDENTITY), 0.0, None, False)[0]
@@ -92,8 +93,8 @@ class LayerPass:
         p, seed = activation.draw_dropout(x)
         keep_a = activation.needs_preactivation(keep)
         h, a = kernels.linear_forward(rows, weight, bias, int(activation.function), p, seed, keep_a)
-        h = h.reshape(shape)
-        activation.keep(a.reshape(shape) if keep_a else h, keep)
+        h = in_shape(h, shape)
+        activation.keep(in_shape(a, shape) if keep_a else h, keep)
         return h
 
     def _forward_convolution(self, x: Tensor, activation: ActivationPass, keep: Keep) -> Tensor:
@@ -202,7 +203,7 @@ class LayerPass:
             return self._block_signal(delta)
         weight = (self.weight if matrix is None else matrix).to(delta.dtype)
         if self.is_linear:
-            return (delta.reshape(-1, weight.shape[0]) @ weight).reshape(self.input_shape)
+            return in_shape(as_matrix(delta) @ weight, self.input_shape)
         stride, padding, dilation, groups = convolution_of(self.native)
         mask = [True, False, False]
         return torch.ops.aten.convolution_backward(
@@ -253,7 +254,7 @@ class LayerPass:
         passed = 0 if self.stage.layer is None else 1 + len(self._other_activations())
         for link in self._links[passed:]:
             difference = link.difference(difference)
-        return difference.reshape(self.output_shape)
+        return in_shape(difference, self.output_shape)
 
     def _other_activations(self) -> list[ModulePass]:
         """The activation after a native layer, where it is one that the kernels do not know."""
@@ -278,8 +279,7 @@ class LayerPass:
         """ΔW = scale · Σ post ⊗ pre and Δb = scale · Σ post."""
         post = post.to(pre.dtype)
         if self.is_linear:
-            rows = post.reshape(-1, post.shape[-1]), pre.reshape(-1, pre.shape[-1])
-            return kernels.linear_update(*rows, scale, with_bias)
+            return kernels.linear_update(as_matrix(post), as_matrix(pre), scale, with_bias)
         layer = self.native
         assert isinstance(layer, torch.nn.Conv2d)
         return kernels.conv2d_update(post, pre, layer.kernel_size, *convolution_of(layer), scale, with_bias)

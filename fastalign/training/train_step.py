@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastalign.nn import Sequential
 from fastalign.nn.passes import LayerPass
+from fastalign.nn.shapes import as_matrix
 from fastalign.ops.autocast import autocasts
 from fastalign.ops.schemas import kernels
 from fastalign.rules import Layer, Update
@@ -164,8 +165,8 @@ class _PlainSGD:
             bias,
             self._stored_velocity(weight, group),
             None if bias is None else self._stored_velocity(bias, group),
-            update.post.reshape(-1, weight.shape[0]),
-            update.pre.reshape(-1, weight.shape[1]),
+            as_matrix(update.post),
+            as_matrix(update.pre),
             update.scale,
             group["momentum"],
             group["weight_decay"],
