@@ -135,6 +135,7 @@ def test_shared_memory_is_bounded() -> None:
 def test_limits_of_a_launch() -> None:
     for name, most, message in (
         ("threads", 1024, "invalid configuration argument"),
+        ("threads in two rows", 512, "invalid configuration argument"),
         ("blocks in y", 65535, "invalid configuration argument"),
         ("dynamic bytes", 227 << 10, "invalid argument"),
     ):

@@ -149,6 +149,7 @@ void probe(const std::string& name, float* result, int64_t argument) {
   if (name == "index") return launch(index_kernel, one, nullptr, result, number);
   if (name == "position") return launch(position_kernel, {dim3(2, 3, 2), dim3(4, 3, 2)}, nullptr, result);
   if (name == "threads") return launch(position_kernel, {dim3(1), dim3(number)}, nullptr, result);
+  if (name == "threads in two rows") return launch(position_kernel, {dim3(1), dim3(number, 2)}, nullptr, result);
   if (name == "blocks in y") return launch(write_kernel, {dim3(1, number), dim3(1)}, nullptr, result, int64_t{0});
   throw std::invalid_argument("name: no probe is called " + name);
 }
