@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fastalign.activations import Activation
-from fastalign.nn.plan import ActivationLink, single_tensor
+from fastalign.nn.plan import ActivationLink, is_watched, single_tensor
 from fastalign.nn.shapes import as_matrix, in_shape
 from fastalign.nn.tape import Keep, Tape
 from fastalign.ops.autocast import autocasts
@@ -238,14 +238,6 @@ class ModulePass:
 def _keeps_graph() -> bool:
     """Whether the backward pass under way was asked to retain its graph."""
     return torch._C._autograd._get_current_graph_task_keep_graph()
-
-
-def is_watched(*modules: torch.nn.Module) -> bool:
-    """Whether any of the modules has hooks."""
-    return any(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-        for module in modules
-    )
 
 
 def observe(module: torch.nn.Module, x: Tensor, output: Tensor) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fastalign import reference
 from fastalign.activations import Activation
-from fastalign.nn.links import ActivationPass, ModulePass, accepts, is_watched, observe
-from fastalign.nn.plan import ActivationLink, Link, Stage
+from fastalign.nn.links import ActivationPass, ModulePass, accepts, observe
+from fastalign.nn.plan import ActivationLink, Link, Stage, is_watched
 from fastalign.nn.shapes import as_matrix, in_shape
 from fastalign.nn.tape import Keep, Tape
 from fastalign.ops.autocast import autocast

@@ -107,9 +107,19 @@ def flatten(modules: Iterable[torch.nn.Module]) -> Iterator[torch.nn.Module]:
     for module in modules:
         is_chain = type(module) is torch.nn.Sequential or getattr(module, "is_plain_chain", False)
         if isinstance(module, torch.nn.Sequential) and is_chain:
+            if is_watched(module):
+                raise RuntimeError("Sequential: a hook on a nested one sees nothing under a rule; hook its modules")
             yield from flatten(module)
         else:
             yield module
+
+
+def is_watched(*modules: torch.nn.Module) -> bool:
+    """Whether any of the modules has hooks."""
+    return any(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        for module in modules
+    )
 
 
 def _is_layer(module: torch.nn.Module, first: bool) -> bool:

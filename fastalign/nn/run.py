@@ -211,20 +211,20 @@ class StepFunction(torch.autograd.Function):
         return None, input_gradient, *(gradients.get(parameter) for parameter in ctx.parameters)
 
 
-def one_hot_target(target: Tensor, batch: int, classes: int, like: Tensor) -> Tensor:
-    """The target as (N, C) in the dtype of `like`: class indices (N), or one-hot rows already.
+def one_hot_target(target: Tensor, batch: int, classes: int, device: torch.device) -> Tensor:
+    """The target as (N, C) on a device: of class indices (N), or one-hot rows already.
 
     Raises:
         ValueError: for another shape, or an index that is no class.
     """
     if target.shape == (batch,) and not target.is_floating_point():
         try:
-            return F.one_hot(target.to(like.device, torch.int64), classes).to(like.dtype)
+            return F.one_hot(target.to(device, torch.int64), classes)
         except RuntimeError as error:
             wrong = target.min() if target.min() < 0 else target.max()
             raise ValueError(f"target: expected class indices from 0 to {classes - 1}, got {int(wrong)}") from error
     if target.shape == (batch, classes):
-        return target.to(like)
+        return target.to(device)
     raise ValueError(
         f"target: expected class indices of shape ({batch},) or one-hot rows of shape ({batch}, {classes}), "
         f"got {target.dtype} of shape {tuple(target.shape)}"

@@ -155,7 +155,7 @@ class Sequential(torch.nn.Sequential):
         if not any(rule.needs_target for rule in self.layer_rules):
             target = None
         elif target is not None:
-            target = one_hot_target(target, x.shape[0], self._classes, x)
+            target = one_hot_target(target, x.shape[0], self._classes, x.device)
         elif training:
             raise ValueError("target: DRTP needs it while training, call net(x, target); got None")
         self._keep_out_of_broadcasts()
