@@ -131,6 +131,25 @@ def test_binary_cross_entropy(rule: MakeRule, output: torch.nn.Module | None, ba
     torch.testing.assert_close(gradients(net), [1 / CLASSES * g for pair in expected for g in pair])
 
 
+@pytest.mark.parametrize("below", ["bp", "same"])
+@pytest.mark.parametrize("rule", NONLINEAR[2:], ids=["drtp", "sign dfa"])
+def test_blocks_and_normalisation(rule: MakeRule, below: str, batch: tuple[Tensor, Tensor]) -> None:
+    """All that hangs on the rule's signal has its scale: a sum's updates are N times a mean's."""
+    x, target = batch
+    found = []
+    for scale, reduction in ((None, "mean"), (1.0, "sum")):
+        torch.manual_seed(0)
+        inner = torch.nn.Sequential(torch.nn.Linear(6, 7), torch.nn.Tanh(), torch.nn.Linear(7, 6))
+        layers = [nn.Linear(8, 6), nn.Tanh(), nn.Block(inner), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, CLASSES)]
+        hidden = rule(scale)
+        net = nn.Sequential(*layers)
+        net.double().set_rule(["bp" if below == "bp" else hidden, hidden, "bp"])
+        F.cross_entropy(net(x, target), target, reduction=reduction).backward()
+        found.append(gradients(net))
+    means, sums = found
+    torch.testing.assert_close(sums, [N * mean for mean in means])
+
+
 @pytest.mark.parametrize("scale", [0, -1.0, "N", True])
 def test_a_scale_that_is_none_is_refused(scale: object) -> None:
     with pytest.raises((ValueError, TypeError), match=f"error_scale: expected .* got {scale!r}"):
