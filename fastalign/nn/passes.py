@@ -154,11 +154,6 @@ class LayerPass:
         )
 
     @property
-    def kept_activity(self) -> Tensor:
-        """What the activation has kept, a or h."""
-        return self._activity_link().kept
-
-    @property
     def only_reshapes(self) -> bool:
         """Whether the links do nothing but flatten."""
         return all(isinstance(link, ModulePass) and link.only_reshapes for link in self._links)
@@ -181,7 +176,7 @@ class LayerPass:
 
     @property
     def positions(self) -> int:
-        return self.kept_activity.shape[2:].numel() if self.is_convolution else 1
+        return self.activity_shape[2:].numel() if self.is_convolution else 1
 
     def delta(self, signal: Tensor, matrix: Tensor | None) -> Tensor:
         """δ_l = (signal · matrixᵀ) ⊙ f′(a_l), the signal entering at the stage's output."""
@@ -220,7 +215,7 @@ class LayerPass:
 
     def preactivation(self) -> Tensor:
         """a_l, of a layer that keeps it."""
-        return self.kept_activity
+        return self._activity_link().kept
 
     def activity(self) -> Tensor:
         """h_l after the activation and before pooling; a_l where no activation follows directly."""
