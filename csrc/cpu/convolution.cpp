@@ -2,6 +2,10 @@
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
+#include <algorithm>
+#include <cmath>
+
+#include "cpu/dispatch.h"
 #include "cpu/operators.h"
 #include "cpu/update.h"
 
@@ -49,18 +53,94 @@ Tensor kernel_gradient(const Tensor& post, const Tensor& pre, const Convolution&
   return Tensor(kernel_gradient);
 }
 
-// ΔK = scale · Σ post ⊗ patch of pre and Δb = scale · Σ post in `dtype`; post contiguous.
-TwoTensors update(const Tensor& post, const Tensor& pre, const Convolution& c, double scale, bool with_bias,
-                  ScalarType dtype) {
+// Whether the own kernel takes a convolution; it does where it is faster than torch's.
+bool own_kernel_takes(const Convolution& c, const Tensor& post, const Tensor& pre) {
+  const int64_t height = pre.size(2) + 2 * c.padding[0], width = pre.size(3) + 2 * c.padding[1];
+  const int64_t reach = c.dilation[0] * (c.kernel_size[0] - 1) * width + c.dilation[1] * (c.kernel_size[1] - 1);
+  return wide_dtype(post) == ScalarType::Float && c.groups == 1 && c.stride[0] == 1 && c.stride[1] == 1 &&
+         pre.size(1) <= 4 && pre.size(1) * c.kernel_size[0] * c.kernel_size[1] + 4 <= convolution_taps &&
+         post.size(2) * width + 16 <= convolution_places && pre.size(1) * height * width <= convolution_inputs &&
+         reach + 16 <= convolution_places;
+}
+
+// Adds the rows of a float32 matrix (rows, columns) up in the first one.
+void add_rows(float* matrix, int64_t rows, int64_t columns) {
+  for (int64_t column = 0; column < columns; ++column) {
+    double sum = 0;
+    for (int64_t row = 0; row < rows; ++row) sum += double(matrix[row * columns + column]);
+    matrix[column] = static_cast<float>(sum);
+  }
+}
+
+// Σ (post − post_mod) ⊗ patch of pre (channels, inputs · kernel) and Σ (post − post_mod) (channels), in float32, the
+// sums over the chunks.
+TwoTensors own_sums(const Tensor& post, const Tensor* post_mod, const Tensor& pre, const Convolution& c) {
+  constexpr int64_t most_chunks = 8;  // of samples, whatever the number of threads, so that this changes no bit
+  const Tensor standard = row_major(wide(post)), x = row_major(wide(pre));
+  const Tensor modulated = post_mod == nullptr ? standard : row_major(wide(*post_mod));
+  const int64_t samples = post.size(0), channels = post.size(1);
+  const int64_t taps = pre.size(1) * c.kernel_size[0] * c.kernel_size[1];
+  const int64_t chunk = (samples + most_chunks - 1) / most_chunks, chunks = (samples + chunk - 1) / chunk;
+  const int64_t sizes[] = {chunks, channels, taps};
+  const Tensor products = empty({sizes, 3}, ScalarType::Float), totals = empty({sizes, 2}, ScalarType::Float);
+  const ConvolutionUpdate update{
+      .post = static_cast<const float*>(standard.const_data_ptr()),
+      .post_mod = post_mod == nullptr ? nullptr : static_cast<const float*>(modulated.const_data_ptr()),
+      .pre = static_cast<const float*>(x.const_data_ptr()),
+      .products = static_cast<float*>(products.mutable_data_ptr()),
+      .totals = static_cast<float*>(totals.mutable_data_ptr()),
+      .samples = samples,
+      .channels = channels,
+      .output_height = post.size(2),
+      .output_width = post.size(3),
+      .inputs = pre.size(1),
+      .height = pre.size(2),
+      .width = pre.size(3),
+      .kernel = {c.kernel_size[0], c.kernel_size[1]},
+      .padding = {c.padding[0], c.padding[1]},
+      .dilation = {c.dilation[0], c.dilation[1]},
+      .chunk = chunk,
+  };
+  const Kernels& kernels = cpu_kernels();
+  const int64_t blocks = (channels + convolution_channels - 1) / convolution_channels;
+  parallel(chunks * blocks, 1, [&](int64_t begin, int64_t end) { kernels.convolution_update(update, begin, end); });
+  add_rows(update.products, chunks, channels * taps);
+  add_rows(update.totals, chunks, channels);
+  return {torch::stable::select(products, 0, 0), torch::stable::select(totals, 0, 0)};
+}
+
+bool all_finite(const Tensor& sums) {
+  const float* values = static_cast<const float*>(sums.const_data_ptr());
+  return std::all_of(values, values + sums.numel(), [](float value) { return std::isfinite(value); });
+}
+
+void scale_into(const Tensor& result, const Tensor& sums, double scale) {
+  run_elementwise(sums, {.finish = Finish::scale, .scale = scale, .result = output(result)});
+}
+
+// ΔK = scale · Σ (post − post_mod) ⊗ patch of pre and Δb = scale · Σ (post − post_mod) in `dtype`; post_mod may be
+// null.
+TwoTensors update(const Tensor& post, const Tensor* post_mod, const Tensor& pre, const Convolution& c, double scale,
+                  bool with_bias, ScalarType dtype) {
   const int64_t sizes[] = {post.size(1), pre.size(1) / c.groups, c.kernel_size[0], c.kernel_size[1]};
   Tensor kernel_update = empty({sizes, 4}, dtype);
   if (post.numel() == 0 || kernel_update.numel() == 0) {
     torch::stable::zero_(kernel_update);
-  } else {
-    const Tensor gradient = row_major(kernel_gradient(wide(post), wide(pre), c));
-    run_elementwise(gradient, {.finish = Finish::scale, .scale = scale, .result = output(kernel_update)});
+    return {kernel_update, with_bias ? bias_update(post, scale, dtype) : no_bias_update(dtype)};
   }
-  return {kernel_update, with_bias ? bias_update(post, scale, dtype) : no_bias_update(dtype)};
+  if (own_kernel_takes(c, post, pre)) {
+    const auto [products, totals] = own_sums(post, post_mod, pre, c);
+    // The zeros between the rows times NaN or infinity are NaN; then torch says in which taps that belongs.
+    if (all_finite(products)) {
+      scale_into(kernel_update, products, scale);
+      Tensor bias_update = with_bias ? empty({sizes, 1}, dtype) : no_bias_update(dtype);
+      if (with_bias) scale_into(bias_update, totals, scale);
+      return {kernel_update, bias_update};
+    }
+  }
+  const Tensor difference = post_mod == nullptr ? wide(post) : wide_difference(post, *post_mod);
+  scale_into(kernel_update, row_major(kernel_gradient(difference, wide(pre), c)), scale);
+  return {kernel_update, with_bias ? bias_update(difference, scale, dtype) : no_bias_update(dtype)};
 }
 
 }  // namespace
@@ -72,7 +152,7 @@ TwoTensors conv2d_update_cpu(const Tensor& post, const Tensor& pre, const Intege
   check_alike({&post, &pre});
   check_shape("post", post, {-1, -1, -1, -1});
   check(c, post, pre);
-  return update(post, pre, c, scale, with_bias, post.scalar_type());
+  return update(post, nullptr, pre, c, scale, with_bias, post.scalar_type());
 }
 
 TwoTensors dfa_conv2d_update_cpu(const Tensor& error, const Tensor& feedback, const Tensor& kept, const Tensor& x,
@@ -84,7 +164,7 @@ TwoTensors dfa_conv2d_update_cpu(const Tensor& error, const Tensor& feedback, co
   check_shape("preactivation", kept, {-1, -1, -1, -1});
   check(c, kept, x);
   const Tensor delta = wide_feedback_term(error, feedback, kept, activation, given_output);
-  return update(delta, x, c, 1, true, kept.scalar_type());
+  return update(delta, nullptr, x, c, 1, true, kept.scalar_type());
 }
 
 TwoTensors pepita_conv2d_update_cpu(const Tensor& h, const Tensor& h_mod, const Tensor& x_mod,
@@ -97,7 +177,7 @@ TwoTensors pepita_conv2d_update_cpu(const Tensor& h, const Tensor& h_mod, const 
   check(c, h, x_mod);
   const int64_t products = h.size(0) * h.size(2) * h.size(3);
   const double scale = 1.0 / static_cast<double>(products > 0 ? products : 1);
-  return update(wide_difference(h, h_mod), x_mod, c, scale, true, h.scalar_type());
+  return update(h, &h_mod, x_mod, c, scale, true, h.scalar_type());
 }
 
 }  // namespace fastalign

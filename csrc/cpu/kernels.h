@@ -78,6 +78,26 @@ struct Pooling {
   int64_t kernel[2]{}, stride[2]{}, padding[2]{}, dilation[2]{};
 };
 
+// Σ post ⊗ patch of pre and Σ post of a convolution of stride 1, one group, float32, for each chunk of samples alone.
+struct ConvolutionUpdate {
+  const float* post;      // (samples, channels, output_height, output_width)
+  const float* post_mod;  // the same, to be subtracted from post; or null
+  const float* pre;       // (samples, inputs, height, width)
+  float* products;        // (chunks, channels, inputs · kernel): Σ post ⊗ patch
+  float* totals;          // (chunks, channels): Σ post
+  int64_t samples, channels, output_height, output_width;
+  int64_t inputs, height, width;
+  int64_t kernel[2], padding[2], dilation[2];
+  int64_t chunk;  // samples
+};
+
+// What its buffers hold at most: the output's map at the padded input's width, the padded input, the taps of a kernel.
+// The tasks are chunks × blocks of channels.
+constexpr int64_t convolution_places = 2048;
+constexpr int64_t convolution_inputs = 8192;
+constexpr int64_t convolution_taps = 200;
+constexpr int64_t convolution_channels = 4;
+
 struct Kernels {
   const char* name;
   // Elements begin … end of a tensor; the ranges of a tensor's tasks start at multiples of `elementwise_block`.
@@ -87,6 +107,8 @@ struct Kernels {
   // result[c] = scale · Σ over images and positions of values[image][c][position], for channels begin … end.
   void (*channel_sums)(Input values, int64_t images, int64_t channels, int64_t positions, double scale, Output result,
                        int64_t begin, int64_t end);
+  // Tasks begin … end.
+  void (*convolution_update)(const ConvolutionUpdate& update, int64_t begin, int64_t end);
   // Planes begin … end: pool(h + Δh) − pool(h).
   void (*max_pool2d_difference)(const Pooling& pooling, int64_t begin, int64_t end);
   // Elements begin … end, of float64 or float32: V ← V + λW, W ← W − ηV.

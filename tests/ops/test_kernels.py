@@ -156,6 +156,20 @@ def test_convolution(
     check(backend, "pepita_conv2d_update", (h, h_mod, x, *convolution))
 
 
+@dtypes
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_convolution_of_what_is_no_number(backend: Backend, value: float, dtype: torch.dtype) -> None:
+    """It reaches the taps that meet it and no other: not those at the other end of its row."""
+    generator = torch.Generator().manual_seed(0)
+    h, h_mod, x = (torch.randn(2, c, s, s, generator=generator).to(dtype) for c, s in ((3, 6), (3, 6), (1, 8)))
+    for place in ((0, 0, 0, 0), (1, 0, 3, 0), (1, 0, 7, 7)):
+        changed = x.clone()
+        changed[place] = value
+        check(backend, "pepita_conv2d_update", (h, h_mod, changed, [3, 3], [1, 1], [0, 0], [1, 1], 1))
+    h[1, 2, 5, 5] = value
+    check(backend, "conv2d_update", (h, x, [3, 3], [1, 1], [0, 0], [1, 1], 1, 0.5, True))
+
+
 @pytest.mark.parametrize(
     "window",
     [

@@ -23,6 +23,7 @@ namespace {
 #include "cpu/level/epilogue.inl"
 #include "cpu/level/projection.inl"
 #include "cpu/level/sums.inl"
+#include "cpu/level/convolution.inl"
 #include "cpu/level/pooling.inl"
 #include "cpu/level/sgd.inl"
 // clang-format on
@@ -34,7 +35,13 @@ namespace {
 
 extern const Kernels kernels;
 const Kernels kernels = {
-    FASTALIGN_STRING(FASTALIGN_LEVEL_NAMESPACE), elementwise, projection, channel_sums, max_pool2d_difference, descend,
+    FASTALIGN_STRING(FASTALIGN_LEVEL_NAMESPACE),
+    elementwise,
+    projection,
+    channel_sums,
+    convolution_update,
+    max_pool2d_difference,
+    descend,
 };
 
 }  // namespace FASTALIGN_LEVEL_NAMESPACE
