@@ -58,6 +58,7 @@ def plain_pepita(delta_form: bool) -> Step:
     """PEPITA with ReLU, without biases; as usually written, or in the delta form with the faster order of W_1 F."""
     w1, w2 = torch.empty(HIDDEN, INPUTS).uniform_(-0.03, 0.03), torch.empty(CLASSES, HIDDEN).uniform_(-0.03, 0.03)
     projection = torch.empty(INPUTS, CLASSES).uniform_(-0.004, 0.004)
+    projection_transposed = projection.t().contiguous()
     v1, v2 = torch.zeros_like(w1), torch.zeros_like(w2)
     targets = [F.one_hot(y, CLASSES).float() for _, y in BATCHES]
 
@@ -67,9 +68,9 @@ def plain_pepita(delta_form: bool) -> Step:
         a = torch.mm(x, w1.t())
         h = torch.relu(a)
         e = torch.softmax(torch.mm(h, w2.t()), 1).sub_(targets[i % 8])
-        x_mod = torch.addmm(x, e, projection.t())
+        x_mod = torch.addmm(x, e, projection_transposed)
         if delta_form:
-            h_mod = torch.addmm(a, e, torch.mm(projection.t(), w1.t())).relu_()
+            h_mod = torch.addmm(a, e, torch.mm(projection_transposed, w1.t())).relu_()
         else:
             h_mod = torch.mm(x_mod, w1.t()).relu_()
         v2.addmm_(e.t(), h_mod, beta=MOMENTUM, alpha=1 / SAMPLES)

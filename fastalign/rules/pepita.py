@@ -106,8 +106,10 @@ class PEPITA(Rule):
         if not step.input_difference_is_direct() or signal.shape[0] <= signal.shape[1]:
             delta_input = step.first_input_difference(self._modulation(step, signal))
             return layer.difference(delta_input), self._presynaptic(layer.input, delta_input)
-        # NOTE: as Fᵀ W_1ᵀ, which libraries multiply several times faster than the equal but narrow W_1 F.
-        folded = (step.projection.T.to(layer.weight.dtype) @ layer.weight.T).T * self.sign
+        # NOTE: as Fᵀ W_1ᵀ with Fᵀ contiguous, which libraries multiply several times faster than the narrow W_1 F.
+        folded = (step.projection.T.to(layer.weight.dtype).contiguous() @ layer.weight.T).T
+        if self.sign != 1:
+            folded = folded * self.sign
         difference = layer.difference(signal, folded)
         if self.presynaptic == "standard":
             return difference, layer.input
