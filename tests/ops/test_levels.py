@@ -42,7 +42,9 @@ def test_level(level: str) -> None:
     assert _native.module is not None
     if level == _native.module.cpu_level():
         return  # the tests beside this one run on it
-    tests = [str(Path(__file__).with_name(f"test_{name}.py")) for name in ("kernels", "activations", "random")]
+    tests = [
+        str(Path(__file__).with_name(f"test_{name}.py")) for name in ("kernels", "activations", "random", "bounds")
+    ]
     result = forced(
         level, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "not layout and not emulated", *tests
     )

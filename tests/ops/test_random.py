@@ -61,6 +61,15 @@ def test_dropped_elements(backend: Backend, p: float, seed: int) -> None:
         assert torch.allclose(actual, expected, rtol=1e-6)
 
 
+def test_threshold(backend: Backend) -> None:
+    """An element is kept from its word / 2³² being p on: at exactly that p, not beyond it."""
+    key = torch.tensor([5])
+    for i, word in enumerate(reference.random_words(64, key).tolist()):
+        for p, kept in ((word / 2**32, True), ((word + 1) / 2**32, False)):
+            (h,) = backend.run("activation_forward", (torch.ones(64), Activation.IDENTITY, p, key))
+            assert (h[i].item() != 0) == kept
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 def test_all_ops_drop_the_same_elements(backend: Backend, dtype: torch.dtype) -> None:
     """One seed, one shape: one mask, whatever computes the layer and however wide its product."""
