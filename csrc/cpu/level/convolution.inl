@@ -49,40 +49,74 @@ inline double sum_of_lanes(VectorOf<float>::type values) {
 
 typedef uint32_t LaneBits __attribute__((vector_size(FASTALIGN_VECTOR_BYTES)));
 
-// The post of a map, its rows `width` apart and zeros behind each; returns their sum. A row is read by whole vectors,
-// of which `last_lanes` cuts the last one off, and what that writes too much is written over by the next row.
-inline double spread_rows(const ConvolutionUpdate& u, int64_t plane, int64_t width, LaneBits last_lanes, float* post) {
+// A map of post, or of post − post_mod, its rows `width` apart and zeros behind each; returns its sum. A row is read by
+// whole vectors, of which `last_lanes` cuts the last one off, and what that writes too much is written over by the
+// next.
+template <bool modulated>
+inline double spread_rows(const float* post, const float* post_mod, int64_t rows, int64_t columns, int64_t width,
+                          LaneBits last_lanes, float* spread) {
   using Vector = VectorOf<float>::type;
   constexpr int side = lanes<float>;
-  const int64_t size = u.samples * u.channels * u.output_height * u.output_width;
-  const int64_t vectors = (u.output_width + side - 1) / side;
-  Vector sum = {};
-  for (int64_t row = 0; row < u.output_height; ++row) {
-    for (int64_t i = 0; i < vectors; ++i) {
-      const int64_t at = plane + row * u.output_width + i * side;
-      const float* standard = u.post + at;
-      const float* modulated = u.post_mod + at;
-      float standard_end[side], modulated_end[side];
-      if (at + side > size) {  // the vector would reach beyond the tensor
-        for (int64_t lane = 0; lane < size - at; ++lane) {
-          standard_end[lane] = standard[lane];
-          modulated_end[lane] = u.post_mod == nullptr ? 0 : modulated[lane];
-        }
-        standard = standard_end;
-        modulated = modulated_end;
-      }
-      Vector d, m;
-      memcpy(&d, standard, sizeof(Vector));
-      if (u.post_mod != nullptr) {
-        memcpy(&m, modulated, sizeof(Vector));
-        d -= m;
-      }
-      if (i == vectors - 1) d = Vector(LaneBits(d) & last_lanes);
-      sum += d;
-      memcpy(post + row * width + i * side, &d, sizeof(Vector));
+  const auto read = [&](int64_t at) {
+    Vector d, m;
+    memcpy(&d, post + at, sizeof(d));
+    if (modulated) {
+      memcpy(&m, post_mod + at, sizeof(m));
+      d -= m;
     }
+    return d;
+  };
+  Vector sum = {};
+  for (int64_t row = 0; row < rows; ++row) {
+    int64_t column = 0;
+    for (; column + side < columns; column += side) {
+      const Vector d = read(row * columns + column);
+      sum += d;
+      memcpy(spread + row * width + column, &d, sizeof(d));
+    }
+    const Vector d = Vector(LaneBits(read(row * columns + column)) & last_lanes);
+    sum += d;
+    memcpy(spread + row * width + column, &d, sizeof(d));
   }
   return sum_of_lanes(sum);
+}
+
+inline double spread_map(const ConvolutionUpdate& u, int64_t map, int64_t width, LaneBits last_lanes, float* spread) {
+  const int64_t rows = u.output_height, columns = u.output_width, size = rows * columns;
+  const float* post = u.post + map * size;
+  const float* post_mod = u.post_mod + map * size;
+  float end[convolution_places], end_mod[convolution_places];
+  if ((map + 1) * size + lanes<float> > u.samples * u.channels * size) {  // whole vectors reach beyond the tensor
+    memcpy(end, post, size_t(size) * sizeof(float));
+    if (u.post_mod != nullptr) memcpy(end_mod, post_mod, size_t(size) * sizeof(float));
+    post = end;
+    post_mod = end_mod;
+  }
+  return u.post_mod == nullptr ? spread_rows<false>(post, nullptr, rows, columns, width, last_lanes, spread)
+                               : spread_rows<true>(post, post_mod, rows, columns, width, last_lanes, spread);
+}
+
+// The input of an image, with its padding.
+inline void copy_input(const ConvolutionUpdate& u, int64_t image, int64_t height, int64_t width, float* pre) {
+  const float* from = u.pre + image * u.inputs * u.height * u.width;
+  if (u.padding[0] == 0 && u.padding[1] == 0) {
+    memcpy(pre, from, size_t(u.inputs * u.height * u.width) * sizeof(float));
+    return;
+  }
+  for (int64_t row = 0; row < u.inputs * u.height; ++row) {
+    const int64_t padded_row = row / u.height * height + u.padding[0] + row % u.height;
+    memcpy(pre + padded_row * width + u.padding[1], from + row * u.width, size_t(u.width) * sizeof(float));
+  }
+}
+
+// Fetches a part of the maps that come next, while the present ones are computed.
+inline void prefetch_maps(const ConvolutionUpdate& u, int64_t map, int64_t maps, int64_t part, int64_t parts) {
+  constexpr int64_t line = 64 / sizeof(float);
+  const int64_t size = u.output_height * u.output_width, count = maps * size;
+  for (int64_t i = count * part / parts; i < count * (part + 1) / parts; i += line) {
+    __builtin_prefetch(u.post + map * size + i, 0, 2);
+    if (u.post_mod != nullptr) __builtin_prefetch(u.post_mod + map * size + i, 0, 2);
+  }
 }
 
 // The images first … last, for the output channels from `channel`: writes what they sum up to.
@@ -99,7 +133,6 @@ void update_channels(const ConvolutionUpdate& u, int64_t channel, int64_t first,
   const int64_t taps = u.inputs * u.kernel[0] * u.kernel[1];
   const int64_t groups = (taps + block_taps - 1) / block_taps;
   const int64_t vectors = (u.output_height * width + side - 1) / side;
-  const int64_t positions = u.output_height * u.output_width;
   LaneBits last_lanes;
   for (int lane = 0; lane < side; ++lane) last_lanes[lane] = lane <= (u.output_width - 1) % side ? ~0u : 0u;
   const int64_t real = u.channels - channel < channels ? u.channels - channel : channels;
@@ -119,16 +152,12 @@ void update_channels(const ConvolutionUpdate& u, int64_t channel, int64_t first,
   memset(sums, 0, size_t(groups * block_taps * channels * side) * sizeof(float));
 
   for (int64_t image = first; image < last; ++image) {
-    for (int64_t row = 0; row < u.inputs * u.height; ++row) {
-      const int64_t padded_row = row / u.height * height + u.padding[0] + row % u.height;
-      memcpy(pre + padded_row * width + u.padding[1], u.pre + (image * u.inputs * u.height + row) * u.width,
-             size_t(u.width) * sizeof(float));
-    }
+    copy_input(u, image, height, width, pre);
     for (int64_t c = 0; c < real; ++c) {
-      const int64_t plane = (image * u.channels + channel + c) * positions;
-      totals[c] += spread_rows(u, plane, width, last_lanes, post + c * post_stride);
+      totals[c] += spread_map(u, image * u.channels + channel + c, width, last_lanes, post + c * post_stride);
     }
     for (int64_t group = 0; group < groups; ++group) {
+      if (image + 1 < last) prefetch_maps(u, (image + 1) * u.channels + channel, real, group, groups);
       add_products<channels>(post, post_stride, pre, offsets + group * block_taps, vectors,
                              sums + group * block_taps * channels * side);
     }
