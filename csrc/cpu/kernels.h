@@ -100,6 +100,7 @@ constexpr int64_t convolution_channels = 4;
 
 struct Kernels {
   const char* name;
+  int64_t most_classes;  // up to which a projection is faster than the library's product and a pass over it
   // Elements begin … end of a tensor; the ranges of a tensor's tasks start at multiples of `elementwise_block`.
   void (*elementwise)(Input values, const Epilogue& epilogue, int64_t begin, int64_t end);
   // Tasks begin … end.

@@ -17,6 +17,7 @@
 #define FASTALIGN_LEVEL_NAMESPACE avx512
 #define FASTALIGN_VECTOR_BYTES 64
 #define FASTALIGN_TILE_VECTORS 4
+#define FASTALIGN_MOST_CLASSES 256
 #include "cpu/level/kernels.inl"
 
 #ifdef __clang__

@@ -8,10 +8,6 @@ namespace fastalign {
 
 namespace {
 
-// Up to how many classes the own kernel is faster than the library's product and a pass over it.
-constexpr int64_t fused_classes = 128;
-static_assert(fused_classes <= projection_classes);
-
 int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
 
 // By the library's product, and one pass over it.
@@ -62,7 +58,7 @@ void run_fused(const std::vector<const ProjectionJob*>& jobs) {
 void run_projections(const std::vector<ProjectionJob>& jobs) {
   std::vector<const ProjectionJob*> fused;
   for (const ProjectionJob& job : jobs) {
-    if (job.signal.size(1) <= fused_classes) {
+    if (job.signal.size(1) <= cpu_kernels().most_classes) {
       fused.push_back(&job);
     } else {
       run_by_library(job);

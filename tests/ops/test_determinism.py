@@ -69,7 +69,7 @@ def test_biases_have_the_same_bits_with_any_number_of_threads(
 
 @dtypes
 def test_one_region_for_all_layers_gives_the_bits_of_one_for_each(backend: Backend, dtype: torch.dtype) -> None:
-    for classes in (10, 130):
+    for classes in (10, 260):
         values = arguments("feedback_terms", dtype, Size(samples=37, classes=classes, units=211))
         signal, feedback, kept, activation, given_output = values
         together = backend.run("feedback_terms", values)

@@ -24,13 +24,15 @@ from fastalign.activations import Activation
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 
-# Around the sizes of tiles (4 or 8 rows, 48 columns), tasks (32 rows), packed blocks (240 columns), stretches (512 and
-# 4096 elements) and the number of classes (128) beyond which the library multiplies.
+# Around the sizes of tiles (4 rows, 64 columns), tasks (64 rows), packed blocks (256 columns), units (16 elements),
+# stretches (512 and 4096 elements) and the numbers of classes (64, 128 or 256) beyond which the library multiplies.
 SIZES = [
     Size(samples=1, classes=1, units=1, inputs=1),
     Size(samples=2, classes=127, units=47, inputs=128),
     Size(samples=7, classes=128, units=48, inputs=129),
     Size(samples=31, classes=129, units=49, inputs=127),
+    Size(samples=4, classes=256, units=65, inputs=257),
+    Size(samples=6, classes=257, units=63, inputs=256),
     Size(samples=32, classes=3, units=239, inputs=2),
     Size(samples=33, classes=11, units=241, inputs=7),
     Size(samples=65, classes=2, units=97, inputs=193),
@@ -72,7 +74,7 @@ def test_size(backend: Backend, op: str, size: Size, dtype: torch.dtype) -> None
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("classes", [10, 130])
+@pytest.mark.parametrize("classes", [10, 260])
 @pytest.mark.parametrize("op", CASES)
 def test_layout(backend: Backend, op: str, classes: int, layout: str, dtype: torch.dtype) -> None:
     check(backend, op, arguments(op, dtype, Size(samples=9, classes=classes, inputs=classes + 3), layout=layout))
@@ -88,7 +90,7 @@ def test_dropout(backend: Backend, op: str, dropout: float, dtype: torch.dtype) 
 
 
 @dtypes
-@pytest.mark.parametrize("classes", [10, 130])
+@pytest.mark.parametrize("classes", [10, 260])
 def test_feature_maps(backend: Backend, classes: int, dtype: torch.dtype) -> None:
     """What is kept of a convolution may be a map, in any layout; its units count channels, then rows, then columns."""
     size = Size(samples=5, classes=classes, units=3 * 4 * 7)
@@ -102,7 +104,7 @@ def test_feature_maps(backend: Backend, classes: int, dtype: torch.dtype) -> Non
 
 @dtypes
 @pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize("inputs", [10, 130])
+@pytest.mark.parametrize("inputs", [10, 260])
 @pytest.mark.parametrize("bias", [False, True])
 def test_linear_forward(backend: Backend, bias: bool, inputs: int, keep: bool, dtype: torch.dtype) -> None:
     x, weight, b, *rest = arguments("linear_forward", dtype, Size(inputs=inputs))
@@ -121,7 +123,7 @@ def test_update_without_bias(backend: Backend, op: str, dtype: torch.dtype) -> N
 @dtypes
 def test_transposed_feedback(backend: Backend, dtype: torch.dtype) -> None:
     """BP's feedback is the transposed weight of the layer above, as a view."""
-    for classes in (10, 60, 200):
+    for classes in (10, 200, 300):
         signal, feedback, *rest = arguments("feedback_term", dtype, Size(classes=classes, units=300))
         check(backend, "feedback_term", (signal, feedback.T.contiguous().T, *rest))
 

@@ -77,7 +77,7 @@ def test_all_ops_drop_the_same_elements(backend: Backend, dtype: torch.dtype) ->
     ones = torch.ones(samples, units, dtype=dtype)
     kept = reference.dropout_factor(ones, 0.3, seed) != 0
     tail = (Activation.IDENTITY, 0.3, seed)
-    for inputs in (3, 200):
+    for inputs in (3, 300):
         x, weight = torch.ones(samples, inputs, dtype=dtype), torch.ones(units, inputs, dtype=dtype)
         calls = [
             ("activation_forward", (ones, *tail)),

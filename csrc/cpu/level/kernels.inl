@@ -1,6 +1,7 @@
 // The CPU kernels, to be compiled once per level: the file that includes this one names the level's namespace
 // (FASTALIGN_LEVEL_NAMESPACE), its vectors (FASTALIGN_VECTOR_BYTES) and how many of them by four rows its registers
-// hold (FASTALIGN_TILE_VECTORS), after reading the system's headers and asking for its instruction set.
+// hold (FASTALIGN_TILE_VECTORS), and up to how many classes its projection is worth while (FASTALIGN_MOST_CLASSES),
+// after reading the system's headers and asking for its instruction set.
 
 #include "activation.h"
 #include "cpu/kernels.h"
@@ -16,6 +17,8 @@
 namespace fastalign {
 namespace FASTALIGN_LEVEL_NAMESPACE {
 namespace {
+
+static_assert(FASTALIGN_MOST_CLASSES <= projection_classes);
 
 // clang-format off: each part uses those before it
 #include "cpu/level/convert.inl"
@@ -36,6 +39,7 @@ namespace {
 extern const Kernels kernels;
 const Kernels kernels = {
     FASTALIGN_STRING(FASTALIGN_LEVEL_NAMESPACE),
+    FASTALIGN_MOST_CLASSES,
     elementwise,
     projection,
     channel_sums,

@@ -24,11 +24,13 @@ struct IndicesUp : IndicesUp<count - 1, count - 1, i...> {};
 template <int... i>
 struct IndicesUp<0, i...> : Indices<i...> {};
 
+// Sums of the terms first_class … last_class; the sums of the classes before, if there are any, are added.
 template <typename W, int rows, int vectors>
-inline void tile(const W* signal, int64_t classes, const W* packed, int64_t packed_columns, W* sums) {
+inline void tile(const W* signal, int64_t classes, int64_t first_class, int64_t last_class, const W* packed,
+                 int64_t packed_columns, W* sums) {
   using Vector = typename VectorOf<W>::type;
   Vector sum[rows][vectors] = {};
-  for (int64_t c = 0; c < classes; ++c) {
+  for (int64_t c = first_class; c < last_class; ++c) {
     Vector m[vectors];
     memcpy(m, packed + c * packed_columns, sizeof(m));
 #pragma GCC unroll 8
@@ -37,18 +39,33 @@ inline void tile(const W* signal, int64_t classes, const W* packed, int64_t pack
       for (int v = 0; v < vectors; ++v) sum[r][v] += signal[r * classes + c] * m[v];
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < rows; ++r) {
-    for (int v = 0; v < vectors; ++v) memcpy(sums + r * strip + v * lanes<W>, &sum[r][v], sizeof(Vector));
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) {
+      W* place = sums + r * strip + v * lanes<W>;
+      if (first_class > 0) {
+        Vector before;
+        memcpy(&before, place, sizeof(Vector));
+        sum[r][v] += before;
+      }
+      memcpy(place, &sum[r][v], sizeof(Vector));
+    }
   }
 }
 
-// A strip of columns for some rows.
+// A strip of columns for some rows. Long sums are taken in parts, which keeps their rounding errors small.
 template <typename W, int rows>
 void strip_of_tiles(const W* signal, int64_t classes, const W* packed, int64_t packed_columns, W* sums) {
-  constexpr int vectors = FASTALIGN_TILE_VECTORS, columns = vectors * lanes<W>;
+  constexpr int vectors = FASTALIGN_TILE_VECTORS, columns = vectors * lanes<W>, part = 64;
   static_assert(strip % columns == 0);
   for (int column = 0; column < strip; column += columns) {
-    tile<W, rows, vectors>(signal, classes, packed + column, packed_columns, sums + column);
+    int64_t first = 0;
+    do {
+      const int64_t last = first + part < classes ? first + part : classes;
+      tile<W, rows, vectors>(signal, classes, first, last, packed + column, packed_columns, sums + column);
+      first = last;
+    } while (first < classes);
   }
 }
 
