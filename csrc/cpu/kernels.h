@@ -9,6 +9,7 @@
 
 #include "activation.h"
 #include "dtype.h"
+#include "epilogue.h"
 
 namespace fastalign {
 
@@ -21,25 +22,6 @@ struct Input {
 struct Output {
   void* data{};
   Dtype dtype{};
-};
-
-// Element i, counted row-major, is kept where its random word is at least `threshold`.
-struct Dropout {
-  bool active{};
-  uint64_t threshold{};
-  double keep{};    // 1 − p
-  double factor{};  // 1 / (1 − p), or 0 where p = 1
-  uint64_t key{};
-};
-
-// What an epilogue makes of a value v, which is an element of a tensor or of a matrix product.
-enum class Finish {
-  forward,                 // f(v + bias)
-  derivative,              // v · f′(operand), from the preactivation
-  derivative_from_output,  // v · f′, from the output, which dropout has scaled
-  difference,              // f(operand + v) − f(operand)
-  add,                     // operand + scale · v
-  scale,                   // scale · v
 };
 
 // Sums and functions are computed in float64 for float64 tensors, else in float32.
