@@ -1,0 +1,29 @@
+// The second stage of a sum that was split: adds the parts in their order, and hands each total to its sink.
+
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cuda/operations.h"
+
+namespace fastalign::cuda {
+
+// Part s of element i is parts[s · stride + i], in the dtype of sums; parts are aligned to 16 bytes, as the stride is
+// where it comes from `part_stride`. Without parts every total is 0, and the sink is a pass over what it keeps.
+struct SplitSum {
+  const void* parts{};
+  int64_t stride{};
+  int64_t number{};  // of parts
+  int64_t elements{};
+  double scale{};  // of the totals
+  Sink sink{};
+};
+
+// In elements: that of parts of so many elements.
+inline int64_t part_stride(int64_t elements) { return (elements + 3) / 4 * 4; }
+
+// Of tensors of a dtype, whose sums are float32, or float64 for float64; in one launch.
+void second_stage(Device& device, const std::vector<SplitSum>& sums, Dtype dtype);
+
+}  // namespace fastalign::cuda

@@ -1,0 +1,90 @@
+// What becomes of an update, element by element: computed in the dtype of its sums, and rounded once for each tensor
+// that is stored. A parameter follows its state as that is stored.
+
+#pragma once
+
+#include "cuda/operations.h"
+#include "cuda/vector.cuh"
+
+namespace fastalign::cuda {
+
+// A Sink as kernels take it, with the factor of what comes to it.
+struct SinkParameters {
+  Sink::Kind kind{};
+  void* target{};
+  void* state{};
+  double scale{}, learning_rate{}, momentum{}, rest_of_momentum{}, weight_decay{}, epsilon{};
+
+  SinkParameters() = default;
+  SinkParameters(const Sink& sink, double factor)
+      : kind(sink.kind),
+        target(sink.target.data),
+        state(sink.state.data),
+        scale(factor),
+        learning_rate(sink.learning_rate),
+        momentum(sink.momentum),
+        rest_of_momentum(1 - sink.momentum),
+        weight_decay(sink.weight_decay),
+        epsilon(sink.epsilon) {}
+
+  __host__ __device__ bool has_state() const { return kind == Sink::Kind::sgd || kind == Sink::Kind::rmsprop; }
+};
+
+// The elements of target and state after an update.
+template <int count, typename T, typename W>
+__device__ void change(const SinkParameters& sink, const W (&sums)[count], T (&target)[count], T (&state)[count]) {
+  const W scale(sink.scale), rate(sink.learning_rate), momentum(sink.momentum), decay(sink.weight_decay);
+  switch (sink.kind) {
+    case Sink::Kind::write:
+      for (int i = 0; i < count; ++i) target[i] = T(scale * sums[i]);
+      return;
+    case Sink::Kind::accumulate:
+      for (int i = 0; i < count; ++i) target[i] = T(W(target[i]) + scale * sums[i]);
+      return;
+    case Sink::Kind::sgd:
+      for (int i = 0; i < count; ++i) {
+        const W weight(target[i]);
+        state[i] = T(momentum * W(state[i]) + scale * sums[i] + decay * weight);
+        target[i] = T(weight - rate * W(state[i]));
+      }
+      return;
+    case Sink::Kind::rmsprop: {
+      const W rest(sink.rest_of_momentum), epsilon(sink.epsilon);
+      for (int i = 0; i < count; ++i) {
+        const W weight(target[i]), gradient = scale * sums[i] + decay * weight;
+        state[i] = T(momentum * W(state[i]) + rest * gradient * gradient);
+        target[i] = T(weight - rate * gradient / (sqrt(W(state[i])) + epsilon));
+      }
+      return;
+    }
+  }
+}
+
+// Hands the sums of `count` elements from `first` on to a sink, in one access to each tensor.
+template <typename T, int count, typename W>
+__device__ void apply_at_once(const SinkParameters& sink, int64_t first, const W (&sums)[count]) {
+  using Elements = Vector<T, count>;
+  Elements* target = reinterpret_cast<Elements*>(static_cast<T*>(sink.target) + first);
+  Elements* state = sink.has_state() ? reinterpret_cast<Elements*>(static_cast<T*>(sink.state) + first) : nullptr;
+  Elements targets{}, states{};
+  if (sink.kind != Sink::Kind::write) targets = *target;
+  if (state != nullptr) states = *state;
+  change(sink, sums, targets.values, states.values);
+  *target = targets;
+  if (state != nullptr) *state = states;
+}
+
+// The same where only the first `valid` exist, and at any address.
+template <typename T, int count, typename W>
+__device__ void apply_sink(const SinkParameters& sink, int64_t first, int64_t valid, const W (&sums)[count]) {
+  using Elements = Vector<T, count>;
+  const bool aligned = is_aligned<Elements>(static_cast<T*>(sink.target) + first) &&
+                       (!sink.has_state() || is_aligned<Elements>(static_cast<T*>(sink.state) + first));
+  if (aligned && valid >= count) return apply_at_once<T>(sink, first, sums);
+  for (int i = 0; i < count; ++i) {
+    const W sum[1] = {sums[i]};
+    if (i < valid) apply_at_once<T>(sink, first + i, sum);
+  }
+}
+
+}  // namespace fastalign::cuda
