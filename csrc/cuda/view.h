@@ -8,6 +8,8 @@
 
 namespace fastalign::cuda {
 
+inline int64_t bytes_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
+
 // Strides count elements. `data` is on the device; only the tensors that an operation calls results are written.
 struct View {
   void* data{};
