@@ -220,7 +220,7 @@ def extension(plan: Plan) -> Extension:
     """The one extension, fastalign._C."""
     from torch.utils.cpp_extension import CppExtension
 
-    patterns = ["*.cpp", "cpu/*.cpp"] + ["cuda/*.cpp"] * bool(plan.nvcc)
+    patterns = ["*.cpp", "cpu/*.cpp"] + ["cuda/*.cpp", "cuda/torch/*.cpp"] * bool(plan.nvcc)
     sources = sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in CSRC.glob(pattern))
     macros = [("TORCH_TARGET_VERSION", OLDEST_TORCH)]
     link = ["-Wl,--as-needed"] if sys.platform == "linux" else []

@@ -7,6 +7,7 @@
 #include <memory>
 #include <new>
 #include <utility>
+#include <vector>
 
 #include "emulator/grid.h"
 
@@ -88,11 +89,13 @@ void check(uintptr_t address, size_t bytes, bool write) {
   if (!checking) return;
   if (launch.stacks->contain(address, bytes) || holds(launch.kernel.thread_local_storage, address, bytes)) return;
   if (holds({launch.dynamic.get(), launch.dynamic_bytes}, address, bytes)) return;
+  const Buffer* only_read = nullptr;
   for (const Buffer& buffer : buffers()) {
     if (!holds(buffer.region, address, bytes)) continue;
-    if (write && !buffer.writable) fault("a write to " + buffer.name + ", which is for reading");
-    return;
+    if (!write || buffer.writable) return;
+    only_read = &buffer;
   }
+  if (only_read != nullptr) return fault("a write to " + only_read->name + ", which is for reading");
   for (const Region& readable : {launch.arguments, launch.kernel.image, launch.emulator.image}) {
     if (!write && holds(readable, address, bytes)) return;
   }
@@ -101,7 +104,13 @@ void check(uintptr_t address, size_t bytes, bool write) {
 
 }  // namespace
 
-void set_buffers(std::vector<Buffer> all) { buffers() = std::move(all); }
+void clear_buffers() { buffers().clear(); }
+
+void add_buffer(Buffer buffer) { buffers().push_back(std::move(buffer)); }
+
+void check_access(const void* address, size_t bytes, bool write) {
+  check(reinterpret_cast<uintptr_t>(address), bytes, write);
+}
 
 MemoryOfLaunch::MemoryOfLaunch(const void* kernel, Region arguments, size_t dynamic_shared_memory,
                                const Stacks& stacks) {

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "emulator/fibre.h"
 
@@ -16,14 +15,18 @@ struct Region {
   size_t bytes;
 };
 
-// Global memory that the next launches may touch.
+// Global memory that launches may touch.
 struct Buffer {
   std::string name;
   Region region;
   bool writable;
 };
 
-void set_buffers(std::vector<Buffer> buffers);
+void clear_buffers();
+void add_buffer(Buffer buffer);
+
+// Checks an access of the running kernel that its instrumentation does not see.
+void check_access(const void* address, size_t bytes, bool write);
 
 // Checks every access of the instrumented sources while it lives: besides buffers a kernel may touch its stacks and
 // shared memory, and read its arguments and its library's constants.

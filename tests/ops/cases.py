@@ -38,7 +38,7 @@ class Backend:
 
 BACKENDS = {
     "cpu": Backend("cpu", None, lambda op: getattr(torch.ops.fastalign, op)),
-    "emulated": Backend("emulated", emulator.missing(), emulator.LAUNCHERS.get),
+    "emulated": Backend("emulated", emulator.missing(), emulator.launcher),
 }
 
 needs_native = "" if _native.module is not None else str(_native.why_not)

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,10 +22,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastalign.activations import Activation
+
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
 FOLDER = ROOT / "build" / "emulated"
-KERNELS = (CSRC / "cuda" / "feedback_term.cu",)
+KERNELS = tuple(sorted([*(CSRC / "cuda").glob("*.cu"), *(CSRC / "cuda").glob("*.cpp")]))
+BINDINGS = tuple(sorted((CSRC / "emulator" / "bindings").glob("*.cpp")))
+MODULE = CSRC / "emulator" / "bindings" / "module.cpp"
 SCHEDULES = (1, 2)
 
 # Every access and every undefined operation of a kernel is checked: by functions of the emulator, not of the compiler.
@@ -62,8 +67,8 @@ def cuda_headers() -> Path | None:
     return next((folder for folder in folders if all((folder / name).exists() for name in needed)), None)
 
 
-def build(name: str, kernels: tuple[Path, ...], binding: Path, module: str) -> ModuleType:
-    """The module that a binding makes of kernels, in files of a name; only what changed is compiled again.
+def build(name: str, kernels: tuple[Path, ...], bindings: tuple[Path, ...]) -> ModuleType:
+    """The module that bindings make of kernels, in files of a name; only what changed is compiled again.
 
     The emulator itself is a library of its own: the kernels' copies of inline functions check what they access, and
     must not become its copies.
@@ -74,7 +79,9 @@ def build(name: str, kernels: tuple[Path, ...], binding: Path, module: str) -> M
     includes = [f"-I{path}" for path in (CSRC / "emulator" / "include", CSRC)]
     includes += [f"-isystem{path}" for path in (cuda_headers(), pybind11.get_include(), sysconfig.get_path("include"))]
     compiler = f"g++ {USUAL} {shlex.join(includes)} -MD -MF $out.d"
-    runtime = [path for path in sorted((CSRC / "emulator").glob("*.cpp")) if path.name != "module.cpp"]
+    runtime = sorted((CSRC / "emulator").glob("*.cpp"))
+    objects = {path: f"{name}.{path.name}.o" for path in kernels}
+    modules = {path: f"{path.parent.name}.{path.name}.o" for path in bindings}
     lines = [
         "rule kernel",
         f"  command = {compiler} -O1 {CHECKS} -x c++ -c $in -o $out",
@@ -87,14 +94,14 @@ def build(name: str, kernels: tuple[Path, ...], binding: Path, module: str) -> M
         "  depfile = $out.d",
         "rule library",
         "  command = g++ -shared -Wl,-z,defs -Wl,-Bsymbolic -Wl,-soname,$out -Wl,-rpath,'$$ORIGIN' $in -o $out",
-        *(f"build {path.name}.o: host {path}" for path in runtime),
-        f"build libemulator.so: library {' '.join(path.name for path in runtime)}".replace(".cpp", ".cpp.o"),
-        *(f"build {name}.{path.name}.o: kernel {path}" for path in kernels),
-        f"build lib{name}.so: library {' '.join(f'{name}.{path.name}.o' for path in kernels)} libemulator.so",
-        f"build {module}.module.o: module {binding}",
         "rule extension",
         "  command = g++ -shared -Wl,-rpath,'$$ORIGIN' $in -o $out",
-        f"build {name}.so: extension {module}.module.o lib{name}.so libemulator.so",
+        *(f"build {path.name}.o: host {path}" for path in runtime),
+        f"build libemulator.so: library {' '.join(f'{path.name}.o' for path in runtime)}",
+        *(f"build {built}: kernel {path}" for path, built in objects.items()),
+        f"build lib{name}.so: library {' '.join(objects.values())} libemulator.so",
+        *(f"build {built}: module {path}" for path, built in modules.items()),
+        f"build {name}.so: extension {' '.join(modules.values())} lib{name}.so libemulator.so",
     ]
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / "lock").open("w") as lock:
@@ -104,8 +111,8 @@ def build(name: str, kernels: tuple[Path, ...], binding: Path, module: str) -> M
         built = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
     if built.returncode:
         raise RuntimeError(f"the emulator did not build:\n{built.stdout}{built.stderr}")
-    # The dotted name lets modules of one binding differ.
-    spec = importlib.util.spec_from_file_location(f"{name}.{module}", FOLDER / f"{name}.so")
+    # The dotted name lets several modules of one initialising function differ.
+    spec = importlib.util.spec_from_file_location(f"{name}.emulated", FOLDER / f"{name}.so")
     assert spec is not None
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
@@ -116,14 +123,14 @@ def build(name: str, kernels: tuple[Path, ...], binding: Path, module: str) -> M
 @functools.cache
 def kernels() -> ModuleType:
     """The kernels of the package."""
-    return build("emulated", KERNELS, CSRC / "emulator" / "module.cpp", "emulated")
+    return build("emulated", KERNELS, BINDINGS)
 
 
 @functools.cache
 def probes() -> ModuleType:
     """The kernels that test the emulator itself."""
     folder = Path(__file__).parent / "emulated"
-    return build("probes", (folder / "probes.cu",), folder / "module.cpp", "probes")
+    return build("probes", (folder / "probes.cu",), (MODULE, folder / "module.cpp"))
 
 
 def with_fault(name: str, source: Path, pattern: str, replacement: str, number: int = 0) -> ModuleType:
@@ -137,7 +144,7 @@ def with_fault(name: str, source: Path, pattern: str, replacement: str, number: 
     if not changed.exists() or changed.read_text() != faulty:
         changed.write_text(faulty)
     sources = tuple(changed if kernel == source else kernel for kernel in KERNELS)
-    return build(name, sources, CSRC / "emulator" / "module.cpp", "emulated")
+    return build(name, sources, BINDINGS)
 
 
 def array(tensor: Tensor) -> tuple[int, str, list[int], list[int]]:
@@ -145,20 +152,63 @@ def array(tensor: Tensor) -> tuple[int, str, list[int], list[int]]:
     return tensor.data_ptr(), str(tensor.dtype).removeprefix("torch."), list(tensor.shape), list(tensor.stride())
 
 
-def feedback_term(*values: Any, schedule: int | None = None, module: ModuleType | None = None) -> Tensor:
-    """The op of this name as its CUDA binding runs it: in one order of its threads, or in several."""
-    signal, feedback, kept, activation, given_output, dropout, _ = values
-    if dropout:
-        pytest.skip("the CUDA kernel knows no dropout: its binding calls the reference")
-    results = []
-    for order in SCHEDULES if schedule is None else [schedule]:
-        delta = torch.full(kept.shape, float("nan"), dtype=kept.dtype)
-        arrays = [array(tensor) for tensor in (signal, feedback, kept, delta)]
-        (module or kernels()).feedback_term(order, *arrays, int(activation), given_output)
-        results.append(delta)
-    # A kernel promises the same bits at every run.
-    assert all(torch.equal(result.view(torch.uint8), results[0].view(torch.uint8)) for result in results[1:])
-    return results[0]
+def device(module: ModuleType, schedule: int = 1, force: str = "fused", **settings: Any) -> Any:
+    """The emulated device of a module: which products are the library's, and settings such as tf32, multiprocessors."""
+    made = module.Device()
+    made.schedule = schedule
+    made.set_force(force)
+    for name, value in settings.items():
+        setattr(made, name, value)
+    return made
 
 
-LAUNCHERS = {"feedback_term": feedback_term}
+def run(op: str, values: Sequence[Any], on: Any, module: ModuleType | None = None) -> Any:
+    """An op as its CUDA binding runs it, on an emulated device: a function of its name in the module gets the device,
+    the op's arguments and its results, which hold NaN."""
+    shaped = getattr(torch.ops.fastalign, op)(*convert(values, lambda tensor: tensor.to("meta")))
+    many = shaped if isinstance(shaped, (list, tuple)) else [] if shaped is None else [shaped]
+    results = [torch.full(r.shape, float("nan"), dtype=r.dtype) for r in many]
+    written = [array(result) for result in results]
+    arguments = convert(values, array) + ([written] if isinstance(shaped, list) else written)
+    getattr(module or kernels(), op)(on, *arguments)
+    return results[0] if isinstance(shaped, Tensor) else results
+
+
+def convert(values: Sequence[Any], function: Callable[[Tensor], Any]) -> list[Any]:
+    """Values with a function applied to the tensors among them and in the lists among them."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return function(value)
+        if isinstance(value, list):
+            return [one(v) for v in value]
+        return int(value) if isinstance(value, Activation) else value
+
+    return [one(value) for value in values]
+
+
+def launcher(op: str) -> Callable[..., Any] | None:
+    """The op on the emulator, None where that has none: the same bits in several orders of its threads."""
+    if not hasattr(kernels(), op):
+        return None
+
+    def launch(*values: Any) -> Any:
+        if op == "feedback_term" and values[5]:
+            pytest.skip("the CUDA kernel knows no dropout: its binding calls the reference")
+        first: list[Tensor] | None = None
+        for schedule in SCHEDULES:
+            arguments = convert(values, Tensor.clone) if op.endswith("_") and schedule != SCHEDULES[-1] else values
+            result = run(op, arguments, device(kernels(), schedule))
+            written = [result] if isinstance(result, Tensor) else result or [a for a in arguments if torch.is_tensor(a)]
+            if first is not None:
+                for one, other in zip(first, written, strict=True):
+                    assert torch.equal(bits(one), bits(other)), "other bits where the threads run in another order"
+            first = written
+        return result
+
+    return launch
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """The memory of a tensor as whole numbers."""
+    return tensor.contiguous().view(torch.uint8)

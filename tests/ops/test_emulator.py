@@ -22,7 +22,8 @@ SCHEDULES = range(5)
 def probe(name: str, argument: int = 0, schedule: int = 0, offset: int = 0, writable: bool = True) -> Tensor:
     """What the kernel of a name writes into memory that starts `offset` elements beyond an aligned address."""
     result = torch.full((NUMBER + offset,), -1.0)[offset:]
-    emulator.probes().probe(schedule, name, emulator.array(result), argument, writable)
+    module = emulator.probes()
+    module.probe(emulator.device(module, schedule), name, emulator.array(result), argument, writable)
     return result
 
 
@@ -168,7 +169,7 @@ def test_static_shared_memory_is_within_its_limit() -> None:
 def test_feedback_term(samples: int, classes: int, units: int, dtype: torch.dtype) -> None:
     values = arguments("feedback_term", dtype, Size(samples=samples, classes=classes, units=units))
     ((truth, plain),) = truth_and_plain("feedback_term", values)
-    assert_as_accurate(emulator.feedback_term(*values), truth, plain)
+    assert_as_accurate(emulator.run("feedback_term", values, emulator.device(emulator.kernels())), truth, plain)
 
 
 @pytest.mark.parametrize(
@@ -182,9 +183,15 @@ def test_feedback_term(samples: int, classes: int, units: int, dtype: torch.dtyp
     ],
 )
 def test_fault_in_the_kernel_is_caught(name: str, pattern: str, number: int, replacement: str) -> None:
-    faulty = emulator.with_fault(f"faulty_{name}", emulator.KERNELS[0], pattern, replacement, number)
+    source = emulator.CSRC / "cuda" / "feedback_term.cu"
+    faulty = emulator.with_fault(f"faulty_{name}", source, pattern, replacement, number)
     values = arguments("feedback_term", torch.float32, Size(samples=37, classes=67, units=41), Options())
     ((truth, plain),) = truth_and_plain("feedback_term", values)
+
+    def check(schedule: int) -> None:
+        actual = emulator.run("feedback_term", values, emulator.device(faulty, schedule), faulty)
+        assert_as_accurate(actual, truth, plain)
+
     for schedule in SCHEDULES:
         with pytest.raises((AssertionError, RuntimeError)):
-            assert_as_accurate(emulator.feedback_term(*values, schedule=schedule, module=faulty), truth, plain)
+            check(schedule)

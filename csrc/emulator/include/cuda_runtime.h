@@ -43,11 +43,10 @@ inline float max(float a, float b) { return fmaxf(a, b); }
 inline double min(double a, double b) { return fmin(a, b); }
 inline double max(double a, double b) { return fmax(a, b); }
 
+#include "emulator/runtime.h"
 #include "emulator/warp.h"
 
 namespace fastalign::emulator {
-
-cudaError_t launch(const cudaLaunchConfig_t& configuration, const Kernel& kernel);
 
 template <typename... Parameters>
 struct Closure {

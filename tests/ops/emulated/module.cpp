@@ -1,15 +1,19 @@
-#include "emulator/arrays.h"
+#include "emulator/bindings/binding.h"
 #include "probes.h"
+
+namespace fastalign::emulator {
 
 namespace {
 
-using namespace fastalign::emulator;
-
-void probe(uint64_t schedule, const std::string& name, const Array& result, int64_t argument, bool writable) {
-  emulate(schedule, {buffer("result", result, writable)},
-          [&] { fastalign::probe(name, static_cast<float*>(data(result)), argument); });
+void probe(EmulatedDevice& device, const std::string& name, const Array& result, int64_t argument, bool writable) {
+  device.run([&] {
+    const cuda::View written = writable ? device.writes("result", view(result)) : device.reads("result", view(result));
+    fastalign::probe(name, static_cast<float*>(written.data), argument);
+  });
 }
+
+const Binding binding([](pybind11::module_& module) { module.def("probe", &probe); });
 
 }  // namespace
 
-PYBIND11_MODULE(probes, module) { module.def("probe", &probe); }
+}  // namespace fastalign::emulator

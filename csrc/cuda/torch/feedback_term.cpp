@@ -3,8 +3,8 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "cuda/binding.h"
 #include "cuda/library.h"
+#include "cuda/torch/binding.h"
 #include "reference.h"
 #include "stream.h"
 

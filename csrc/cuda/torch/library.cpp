@@ -2,7 +2,7 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include "cuda/binding.h"
+#include "cuda/torch/binding.h"
 
 namespace fastalign {
 
