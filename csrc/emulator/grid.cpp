@@ -1,6 +1,10 @@
 #include "emulator/grid.h"
 
+#include <dlfcn.h>
+
 #include <algorithm>
+#include <bit>
+#include <cstdio>
 #include <cstring>
 #include <map>
 #include <numeric>
@@ -8,6 +12,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "emulator/copies.h"
 #include "emulator/fibre.h"
 #include "emulator/memory.h"
 
@@ -29,7 +34,6 @@ namespace fastalign::emulator {
 
 namespace {
 
-constexpr unsigned warp_size = 32;
 constexpr size_t most_threads = 1024;
 
 struct Thread {
@@ -49,6 +53,7 @@ struct Block {
   std::vector<Thread> threads;
   std::vector<unsigned> ready;
   unsigned at_barrier;
+  unsigned at_collective[most_threads / warp_size];  // of each warp
   unsigned current;
   void* scheduler;  // its stack pointer
 };
@@ -72,9 +77,18 @@ std::string to_string(const Place& place) {
   return path.substr(path.find_last_of('/') + 1) + ":" + std::to_string(place.line());
 }
 
+// An address as library+offset, which addr2line turns into a line.
+std::string to_string(const Where& where) {
+  if (where.place != nullptr) return " at " + to_string(*where.place);
+  Dl_info library{};
+  if (where.code == nullptr || dladdr(where.code, &library) == 0) return "";
+  const auto offset = static_cast<const char*>(where.code) - static_cast<const char*>(library.dli_fbase) - 1;
+  return " at " + std::string(library.dli_fname) + "+" + std::to_string(offset);
+}
+
 bool same(const Place& one, const Place& other) {
-  return one.line() == other.line() && one.column() == other.column() &&
-         std::strcmp(one.file_name(), other.file_name()) == 0;
+  if (one.line() != other.line() || one.column() != other.column()) return false;
+  return one.file_name() == other.file_name() || std::strcmp(one.file_name(), other.file_name()) == 0;
 }
 
 uint3 position(uint64_t number, dim3 size) {
@@ -111,6 +125,16 @@ void thread_main() {
   pause();
 }
 
+void check_mask(unsigned mask, const char* name, const Place& place) {
+  const unsigned lane = block.current % warp_size;
+  if ((mask >> lane & 1) == 0) fault(std::string(name) + " with a mask that leaves out the lane itself", {{}, &place});
+  const auto there = static_cast<unsigned>(block.threads.size()) - block.current + lane;  // lanes from the warp's first
+  if (there >= warp_size || mask >> there == 0) return;
+  fault(std::string(name) + " with a mask that names lane " + std::to_string(there + std::countr_zero(mask >> there)) +
+            ", which the block has not",
+        {{}, &place});
+}
+
 // Which threads wait where, for a block in which none can run.
 std::string deadlock() {
   std::map<std::string, std::vector<unsigned>> groups;
@@ -135,12 +159,14 @@ void run_block(const Kernel& kernel) {
   block.threads.assign(number, Thread{});
   block.ready.resize(number);
   block.at_barrier = 0;
+  std::fill(std::begin(block.at_collective), std::end(block.at_collective), 0u);
   std::iota(block.ready.begin(), block.ready.end(), 0u);
   for (unsigned i = 0; i < number; ++i) {
     block.threads[i].index = position(i, block_size);
     block.threads[i].stack_pointer = prepare(stacks().top(i), thread_main);
   }
-  poison_shared_memory();
+  start_shared_memory();
+  forget_copies(number);
   while (!block.ready.empty() && first_fault.empty()) {
     std::swap(block.ready[random_bits() % block.ready.size()], block.ready.back());
     block.current = block.ready.back();
@@ -175,9 +201,10 @@ void start(uint64_t seed) {
   random_bits.seed(seed);
 }
 
-void fault(const std::string& what) {
+void fault(const std::string& what, Where where) {
   if (!running) return keep_fault(what + ", on the host");
-  keep_fault(what + ", by thread " + to_string(thread_index) + " of block " + to_string(block_index));
+  keep_fault(what + to_string(where) + ", by thread " + to_string(thread_index) + " of block " +
+             to_string(block_index));
   pause();
 }
 
@@ -195,37 +222,34 @@ void wait_for_block(Place place) {
         fault("the threads of a block are at two barriers, " + to_string(place) + " and " + to_string(thread.place));
       }
     }
+    order_threads();
     for (unsigned i = 0; i < block.threads.size(); ++i) release(i);
   }
   pause();
 }
 
 void wait_for_lanes(unsigned mask, Collective collective, void* brought, const char* name, Place place) {
-  const unsigned first = block.current / warp_size * warp_size;
-  if ((mask >> (block.current - first) & 1) == 0) {
-    fault(std::string(name) + " " + to_string(place) + " with a mask that leaves out the lane itself");
-  }
+  const unsigned warp = block.current / warp_size;
+  Thread* const warp_threads = &block.threads[warp * warp_size];
+  check_mask(mask, name, place);
   Thread& self = wait(name, place);
   self.mask = mask;
   self.collective = collective;
   self.brought = brought;
   void* lanes[warp_size] = {};
-  bool complete = true;
-  for (unsigned lane = 0; lane < warp_size; ++lane) {
+  bool complete = ++block.at_collective[warp] >= static_cast<unsigned>(std::popcount(mask));
+  for (unsigned lane = 0; lane < warp_size && complete; ++lane) {
     if ((mask >> lane & 1) == 0) continue;
-    if (first + lane >= block.threads.size()) {
-      fault(std::string(name) + " " + to_string(place) + " with a mask that names lane " + std::to_string(lane) +
-            ", which the block has not");
-    }
-    const Thread& other = block.threads[first + lane];
-    complete = complete && other.waits_for != nullptr && other.mask == mask && other.collective == collective &&
-               same(other.place, place);
+    const Thread& other = warp_threads[lane];
+    complete =
+        other.waits_for != nullptr && other.mask == mask && other.collective == collective && same(other.place, place);
     lanes[lane] = other.brought;
   }
   if (complete) {
     collective(lanes);
+    block.at_collective[warp] -= static_cast<unsigned>(std::popcount(mask));
     for (unsigned lane = 0; lane < warp_size; ++lane) {
-      if (mask >> lane & 1) release(first + lane);
+      if (mask >> lane & 1) release(warp * warp_size + lane);
     }
   }
   pause();
@@ -240,6 +264,10 @@ void check_width(int width) {
   if (width >= 1 && width <= static_cast<int>(warp_size) && (width & (width - 1)) == 0) return;
   fault("a shuffle of width " + std::to_string(width) + ", expected a power of two of at most 32");
 }
+
+unsigned running_thread() { return block.current; }
+
+std::string name_of_thread(unsigned number) { return to_string(block.threads[number].index); }
 
 int lane() { return static_cast<int>(block.current % warp_size); }
 

@@ -13,6 +13,8 @@ namespace fastalign::emulator {
 
 using Place = std::source_location;
 
+constexpr unsigned warp_size = 32;
+
 // A kernel with its arguments. `call` runs it for the current thread.
 struct Kernel {
   const void* function;
@@ -27,9 +29,15 @@ void run(const Kernel& kernel, dim3 grid, dim3 block, size_t dynamic_shared_memo
 // Starts afresh: forgets a fault, and draws the order of threads and blocks from here on by a seed.
 void start(uint64_t seed);
 
+// Where in a kernel: an address in its code, or a place in its source, or neither.
+struct Where {
+  const void* code{};
+  const Place* place{};
+};
+
 // Reports what a kernel must not do. The thread that does it runs no further; host code goes on. Sources of kernels do
 // not call it: their accesses to its string would be checked too.
-void fault(const std::string& what);
+void fault(const std::string& what, Where where = {});
 
 // Throws a std::runtime_error that says what the first fault since the start was, if there was one.
 void throw_fault();
@@ -46,6 +54,10 @@ void wait_for_lanes(unsigned mask, Collective collective, void* brought, const c
 // Faults of a shuffle: a lane to read from that takes no part (−1 is none), and a width that there is not.
 void check_source(unsigned mask, int source, const char* name);
 void check_width(int width);
+
+// The number of the running thread in its block; a thread as faults name it.
+unsigned running_thread();
+std::string name_of_thread(unsigned number);
 
 int lane();
 

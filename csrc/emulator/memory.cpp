@@ -2,10 +2,7 @@
 
 #include <link.h>
 
-#include <cstdlib>
-#include <cstring>
-#include <memory>
-#include <new>
+#include <cstdint>
 #include <utility>
 #include <vector>
 
@@ -15,12 +12,6 @@ namespace fastalign::emulator {
 
 namespace {
 
-constexpr unsigned char poison = 0xFF;
-
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
-
 struct Library {
   const void* inside;  // an address in it
   Region image;
@@ -28,8 +19,6 @@ struct Library {
 };
 
 struct Launch {
-  std::unique_ptr<void, Free> dynamic;
-  size_t dynamic_bytes;
   Region arguments;
   Library kernel;    // its thread-local storage is the static shared memory
   Library emulator;  // where threadIdx and its like are
@@ -44,11 +33,6 @@ std::vector<Buffer>& buffers() {
   return all;
 }
 
-bool holds(const Region& region, uintptr_t address, size_t bytes) {
-  const auto begin = reinterpret_cast<uintptr_t>(region.begin);
-  return address >= begin && address + bytes <= begin + region.bytes;
-}
-
 int look_at(dl_phdr_info* info, size_t, void* result) {
   Library& library = *static_cast<Library*>(result);
   library.thread_local_storage = {info->dlpi_tls_data, 0};
@@ -59,7 +43,7 @@ int look_at(dl_phdr_info* info, size_t, void* result) {
     if (segment.p_type == PT_TLS) library.thread_local_storage.bytes = segment.p_memsz;
   }
   library.image = {reinterpret_cast<const void*>(info->dlpi_addr), end - info->dlpi_addr};
-  return holds(library.image, reinterpret_cast<uintptr_t>(library.inside), 1) ? 1 : 0;
+  return library.image.holds(reinterpret_cast<uintptr_t>(library.inside), 1) ? 1 : 0;
 }
 
 Library find_library(const void* inside) {
@@ -73,33 +57,32 @@ std::string nearest(uintptr_t address) {
   std::string text = "outside all memory that the kernel may touch";
   size_t least = size_t{1} << 20;
   std::vector<Buffer> all = buffers();
-  all.push_back({"dynamic shared memory", {launch.dynamic.get(), launch.dynamic_bytes}, true});
+  all.push_back({"dynamic shared memory", dynamic_shared_memory(), true});
   for (const Buffer& buffer : all) {
     const auto begin = reinterpret_cast<uintptr_t>(buffer.region.begin);
     const uintptr_t end = begin + buffer.region.bytes;
     const size_t distance = address < begin ? begin - address : address - end;
-    if (holds(buffer.region, address, 1) || distance >= least) continue;
+    if (buffer.region.holds(address, 1) || distance >= least) continue;
     least = distance;
     text = std::to_string(distance) + " bytes " + (address < begin ? "before " : "after the end of ") + buffer.name;
   }
   return text;
 }
 
-void check(uintptr_t address, size_t bytes, bool write) {
-  if (!checking) return;
-  if (launch.stacks->contain(address, bytes) || holds(launch.kernel.thread_local_storage, address, bytes)) return;
-  if (holds({launch.dynamic.get(), launch.dynamic_bytes}, address, bytes)) return;
+void check(uintptr_t address, size_t bytes, bool write, Where where) {
+  if (!checking || launch.stacks->contain(address, bytes)) return;
+  if (is_shared(address, bytes)) return touch_shared_memory(address, bytes, write, where);
   const Buffer* only_read = nullptr;
   for (const Buffer& buffer : buffers()) {
-    if (!holds(buffer.region, address, bytes)) continue;
+    if (!buffer.region.holds(address, bytes)) continue;
     if (!write || buffer.writable) return;
     only_read = &buffer;
   }
-  if (only_read != nullptr) return fault("a write to " + only_read->name + ", which is for reading");
+  if (only_read != nullptr) return fault("a write to " + only_read->name + ", which is for reading", where);
   for (const Region& readable : {launch.arguments, launch.kernel.image, launch.emulator.image}) {
-    if (!write && holds(readable, address, bytes)) return;
+    if (!write && readable.holds(address, bytes)) return;
   }
-  fault((write ? "a write of " : "a read of ") + std::to_string(bytes) + " bytes, " + nearest(address));
+  fault((write ? "a write of " : "a read of ") + std::to_string(bytes) + " bytes, " + nearest(address), where);
 }
 
 }  // namespace
@@ -108,42 +91,52 @@ void clear_buffers() { buffers().clear(); }
 
 void add_buffer(Buffer buffer) { buffers().push_back(std::move(buffer)); }
 
-void check_access(const void* address, size_t bytes, bool write) {
-  check(reinterpret_cast<uintptr_t>(address), bytes, write);
-}
-
 MemoryOfLaunch::MemoryOfLaunch(const void* kernel, Region arguments, size_t dynamic_shared_memory,
                                const Stacks& stacks) {
-  constexpr size_t alignment = 128;
-  const size_t rounded = (dynamic_shared_memory + alignment) / alignment * alignment;
-  launch.dynamic.reset(std::aligned_alloc(alignment, rounded));
-  if (launch.dynamic == nullptr) throw std::bad_alloc();
-  launch.dynamic_bytes = dynamic_shared_memory;
   launch.arguments = arguments;
   launch.stacks = &stacks;
   launch.kernel = find_library(kernel);
-  launch.emulator = find_library(reinterpret_cast<const void*>(&fault));
+  launch.emulator = find_library(reinterpret_cast<const void*>(&start));
+  make_shared_memory(launch.kernel.thread_local_storage, dynamic_shared_memory);
   checking = true;
 }
 
-MemoryOfLaunch::~MemoryOfLaunch() { checking = false; }
-
-void poison_shared_memory() {
-  std::memset(const_cast<void*>(launch.kernel.thread_local_storage.begin), poison,
-              launch.kernel.thread_local_storage.bytes);
-  std::memset(launch.dynamic.get(), poison, launch.dynamic_bytes);
+MemoryOfLaunch::~MemoryOfLaunch() {
+  checking = false;
+  drop_shared_memory();
 }
 
-void* dynamic_shared_memory() { return launch.dynamic.get(); }
+void check_global_read(const void* address, size_t bytes, const char* what, Where where) {
+  const auto number = reinterpret_cast<uintptr_t>(address);
+  for (const Buffer& buffer : buffers()) {
+    if (buffer.region.holds(number, bytes)) return;
+  }
+  fault(std::string(what) + " reads " + std::to_string(bytes) + " bytes of global memory, " + nearest(number), where);
+}
+
+void check_shared(const void* address, size_t bytes, const char* what, Where where) {
+  const auto number = reinterpret_cast<uintptr_t>(address);
+  if (!is_shared(number, bytes)) fault(std::string(what) + " outside shared memory, " + nearest(number), where);
+}
+
+void check_alignment(const void* address, size_t alignment, const char* what, Where where) {
+  const size_t beyond = reinterpret_cast<uintptr_t>(address) % alignment;
+  if (beyond == 0) return;
+  fault(std::string(what) + " by a misaligned address, " + std::to_string(beyond) + " bytes after a multiple of " +
+            std::to_string(alignment),
+        where);
+}
 
 }  // namespace fastalign::emulator
 
 // The compiler calls these before every access of an instrumented source (-fsanitize=kernel-address).
-#define FASTALIGN_ACCESSES(bytes)                                   \
-  extern "C" void __asan_load##bytes##_noabort(uintptr_t address) { \
-    fastalign::emulator::check(address, bytes, false);              \
-  }                                                                 \
-  extern "C" void __asan_store##bytes##_noabort(uintptr_t address) { fastalign::emulator::check(address, bytes, true); }
+#define FASTALIGN_ACCESSES(bytes)                                                     \
+  extern "C" void __asan_load##bytes##_noabort(uintptr_t address) {                   \
+    fastalign::emulator::check(address, bytes, false, {__builtin_return_address(0)}); \
+  }                                                                                   \
+  extern "C" void __asan_store##bytes##_noabort(uintptr_t address) {                  \
+    fastalign::emulator::check(address, bytes, true, {__builtin_return_address(0)});  \
+  }
 
 FASTALIGN_ACCESSES(1)
 FASTALIGN_ACCESSES(2)
@@ -152,9 +145,9 @@ FASTALIGN_ACCESSES(8)
 FASTALIGN_ACCESSES(16)
 
 extern "C" void __asan_loadN_noabort(uintptr_t address, size_t bytes) {
-  fastalign::emulator::check(address, bytes, false);
+  fastalign::emulator::check(address, bytes, false, {__builtin_return_address(0)});
 }
 extern "C" void __asan_storeN_noabort(uintptr_t address, size_t bytes) {
-  fastalign::emulator::check(address, bytes, true);
+  fastalign::emulator::check(address, bytes, true, {__builtin_return_address(0)});
 }
 extern "C" void __asan_handle_no_return() {}

@@ -1,19 +1,14 @@
-// What a kernel may touch, and what shared memory holds at the start of a block.
+// What a kernel may touch: every access of the instrumented sources is checked while a launch runs.
 
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <string>
 
 #include "emulator/fibre.h"
+#include "emulator/shared_memory.h"
 
 namespace fastalign::emulator {
-
-struct Region {
-  const void* begin;
-  size_t bytes;
-};
 
 // Global memory that launches may touch.
 struct Buffer {
@@ -25,11 +20,8 @@ struct Buffer {
 void clear_buffers();
 void add_buffer(Buffer buffer);
 
-// Checks an access of the running kernel that its instrumentation does not see.
-void check_access(const void* address, size_t bytes, bool write);
-
-// Checks every access of the instrumented sources while it lives: besides buffers a kernel may touch its stacks and
-// shared memory, and read its arguments and its library's constants.
+// Checks every access while it lives: besides buffers a kernel may touch its stacks and shared memory, and read its
+// arguments and its library's constants.
 class MemoryOfLaunch {
  public:
   // `kernel` is an address in the library of the kernel, whose thread-local storage exists already.
@@ -39,9 +31,9 @@ class MemoryOfLaunch {
   MemoryOfLaunch& operator=(const MemoryOfLaunch&) = delete;
 };
 
-// Fills shared memory, static and dynamic, with bytes that are NaN in every floating-point dtype.
-void poison_shared_memory();
-
-void* dynamic_shared_memory();
+// Checks the addresses of an instruction, which faults call `what`.
+void check_global_read(const void* address, size_t bytes, const char* what, Where where);
+void check_shared(const void* address, size_t bytes, const char* what, Where where);
+void check_alignment(const void* address, size_t alignment, const char* what, Where where);
 
 }  // namespace fastalign::emulator

@@ -1,10 +1,9 @@
 #include "emulator/tensor_cores.h"
 
-#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <array>
 #include <bit>
-#include <cstring>
 
 #include "emulator/memory.h"
 
@@ -14,6 +13,16 @@ namespace {
 
 constexpr unsigned all_lanes = 0xFFFFFFFFu;
 constexpr int size = 8;  // of the matrices that ldmatrix loads, and of the blocks that a product's matrices consist of
+
+// The value of every float16 number: CUDA's conversion on the host is slow.
+const std::array<float, 1 << 16>& float16_values() {
+  static const auto values = [] {
+    std::array<float, 1 << 16> all;
+    for (unsigned bits = 0; bits < all.size(); ++bits) all[bits] = __half(__half_raw{static_cast<uint16_t>(bits)});
+    return all;
+  }();
+  return values;
+}
 
 struct Load {
   const uint16_t* row;
@@ -61,8 +70,8 @@ struct Product {
       for (int r = 0; r < 4; ++r) d[group + r / 2 * 8][2 * member + r % 2] = mine.d[r];
     }
     for (int m = 0; m < 16; ++m) {
-      for (int n = 0; n < 8; ++n) {
-        for (int k = 0; k < depth; ++k) d[m][n] += a[m][k] * b[k][n];
+      for (int k = 0; k < depth; ++k) {
+        for (int n = 0; n < 8; ++n) d[m][n] += a[m][k] * b[k][n];
       }
     }
     for (int lane = 0; lane < 32; ++lane) {
@@ -74,16 +83,18 @@ struct Product {
 
   static float element(Operand operand, uint32_t word, int index) {
     if (operand == Operand::tf32) return std::bit_cast<float>(word & ~0x1FFFu);
-    const auto half = static_cast<uint16_t>(word >> 16 * index);
-    if (operand == Operand::float16) return __half2float(__half(__half_raw{half}));
-    return __bfloat162float(__nv_bfloat16(__nv_bfloat16_raw{half}));
+    const uint32_t half = word >> 16 * index & 0xFFFFu;
+    return operand == Operand::float16 ? float16_values()[half] : std::bit_cast<float>(half << 16);
   }
 };
 
 }  // namespace
 
 void load_matrices(uint32_t (&r)[4], const void* row, bool transposed, Place place) {
-  check_access(row, 16, false);
+  const Where where{nullptr, &place};
+  check_alignment(row, 16, "ldmatrix", where);
+  check_shared(row, 16, "ldmatrix", where);
+  touch_shared_memory(reinterpret_cast<uintptr_t>(row), 16, false, where);
   Load mine{static_cast<const uint16_t*>(row), transposed, r};
   wait_for_lanes(all_lanes, &Load::carry_out, &mine, "ldmatrix", place);
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "emulator/grid.h"
+#include "emulator/shared_memory.h"
 
 namespace fastalign::emulator {
 
@@ -54,13 +55,14 @@ inline unsigned vote(unsigned mask, bool predicate, const char* name, Place plac
   return mine.ballot;
 }
 
-inline void nothing(void* const*) {}
+// Only this one orders what the lanes do to memory.
+inline void order(void* const*) { order_lanes(running_thread() / warp_size); }
 
 }  // namespace fastalign::emulator
 
 inline void __syncwarp(unsigned mask = 0xFFFFFFFFu,
                        fastalign::emulator::Place place = fastalign::emulator::Place::current()) {
-  fastalign::emulator::wait_for_lanes(mask, &fastalign::emulator::nothing, nullptr, "__syncwarp", place);
+  fastalign::emulator::wait_for_lanes(mask, &fastalign::emulator::order, nullptr, "__syncwarp", place);
 }
 
 template <typename T>

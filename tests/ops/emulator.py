@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import importlib.util
@@ -13,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -164,14 +165,31 @@ def device(module: ModuleType, schedule: int = 1, force: str = "fused", **settin
 
 def run(op: str, values: Sequence[Any], on: Any, module: ModuleType | None = None) -> Any:
     """An op as its CUDA binding runs it, on an emulated device: a function of its name in the module gets the device,
-    the op's arguments and its results, which hold NaN."""
+    the op's arguments and its results, which hold NaN.
+    """
     shaped = getattr(torch.ops.fastalign, op)(*convert(values, lambda tensor: tensor.to("meta")))
     many = shaped if isinstance(shaped, (list, tuple)) else [] if shaped is None else [shaped]
     results = [torch.full(r.shape, float("nan"), dtype=r.dtype) for r in many]
     written = [array(result) for result in results]
     arguments = convert(values, array) + ([written] if isinstance(shaped, list) else written)
-    getattr(module or kernels(), op)(on, *arguments)
+    with lines_of_faults():
+        getattr(module or kernels(), op)(on, *arguments)
     return results[0] if isinstance(shaped, Tensor) else results
+
+
+@contextlib.contextmanager
+def lines_of_faults() -> Iterator[None]:
+    """Says where in its source a kernel does what it must not, innermost first."""
+    try:
+        yield
+    except RuntimeError as error:
+        address = re.search(r"(\S+\.so)\+(\d+)", str(error))
+        if address is None:
+            raise
+        command = ["addr2line", "-i", "-e", address[1], hex(int(address[2]))]
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        lines = " in ".join(re.sub(r".*/| \(.*", "", line) for line in found.splitlines())
+        raise RuntimeError(str(error).replace(address[0], lines)) from None
 
 
 def convert(values: Sequence[Any], function: Callable[[Tensor], Any]) -> list[Any]:

@@ -36,6 +36,8 @@ __global__ void rotate_twice_kernel(float* result) {
   result[blockIdx.x * threads + thread] = value;
 }
 
+__global__ void last_kernel(float* result) { result[0] = static_cast<float>(threadIdx.x); }
+
 __global__ void half_at_barrier_kernel(float* result) {
   if (threadIdx.x < threads / 2) __syncthreads();
   result[threadIdx.x] = 1;
@@ -107,6 +109,7 @@ __global__ void index_kernel(float* result, int index) {
   __shared__ float shared[2][threads];
   shared[0][threadIdx.x] = 0;
   shared[1][threadIdx.x] = 0;
+  __syncthreads();
   result[threadIdx.x] = shared[0][threadIdx.x + index];
 }
 
@@ -126,6 +129,7 @@ void probe(const std::string& name, float* result, int64_t argument) {
   if (name == "rotate without a barrier") return launch(rotate_kernel<false>, several, nullptr, result);
   if (name == "rotate twice") return launch(rotate_twice_kernel<true>, several, nullptr, result);
   if (name == "rotate twice without a barrier") return launch(rotate_twice_kernel<false>, several, nullptr, result);
+  if (name == "last") return launch(last_kernel, one, nullptr, result);
   if (name == "half at a barrier") return launch(half_at_barrier_kernel, one, nullptr, result);
   if (name == "two barriers") return launch(two_barriers_kernel, one, nullptr, result);
   if (name == "missing lane") return launch(missing_lane_kernel, one, nullptr, result);

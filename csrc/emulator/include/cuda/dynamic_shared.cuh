@@ -2,13 +2,13 @@
 
 #pragma once
 
-#include "emulator/memory.h"
+#include "emulator/shared_memory.h"
 
 namespace fastalign {
 
 template <typename T>
 T* dynamic_shared_memory() {
-  return static_cast<T*>(emulator::dynamic_shared_memory());
+  return static_cast<T*>(const_cast<void*>(emulator::dynamic_shared_memory().begin));
 }
 
 }  // namespace fastalign
