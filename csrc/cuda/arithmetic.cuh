@@ -194,7 +194,7 @@ class TensorCoreSums {
   float sum_[down][2 * across][4] = {};
 };
 
-constexpr bool has_matrix_instruction(Arithmetic arithmetic) {
+constexpr bool has_matrix_instruction([[maybe_unused]] Arithmetic arithmetic) {
 #if FASTALIGN_BEFORE_SM_80
   return false;
 #else

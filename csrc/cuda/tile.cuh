@@ -85,9 +85,10 @@ struct alignas(16) ResultTile {
 template <typename Stage_, typename Sums, int stages_ = tile_stages>
 union TileMemory {
   using Stage = Stage_;
+  using Sum = typename Sums::Sum;
   static constexpr int stages = stages_;
   Stage stage[stages];
-  ResultTile<typename Sums::Sum> results;
+  ResultTile<Sum> results;
 };
 
 struct NothingToForm {};
@@ -117,24 +118,34 @@ __device__ void sum_steps(Memory& memory, int64_t steps, const Load& load, const
   }
 }
 
-// Calls `visit(row, column, values)` for `width` values side by side at a time, each thread for its part of the tile.
-// They go through shared memory, so that what is made of them is in the code once and reaches memory in whole vectors.
-template <int width, typename Memory, typename Sums, typename Visit>
-__device__ void visit_results(Memory& memory, const Sums& sums, const Visit& visit) {
-  using Sum = typename Sums::Sum;
+// Puts the sums side by side in shared memory, so that what is made of them is in the code once and reaches memory in
+// whole vectors.
+template <typename Memory, typename Sums>
+__device__ void share_results(Memory& memory, const Sums& sums) {
   __syncthreads();  // the last step was multiplied
   sums.store(memory.results);
   __syncthreads();
+}
+
+// Calls `visit(row, column, values)` for `width` results side by side at a time, each thread for its part of the tile.
+template <int width, typename Memory, typename Visit>
+__device__ void visit_shared_results(const Memory& memory, const Visit& visit) {
   constexpr int across = tile_size / width;
 #pragma unroll 1
   for (int i = threadIdx.x; i < tile_size * across; i += tile_threads) {
     const int row = i / across;
     const int column = i % across * width;
-    Sum values[width];
+    typename Memory::Sum values[width];
 #pragma unroll
     for (int j = 0; j < width; ++j) values[j] = memory.results.value[row][column + j];
     visit(row, column, values);
   }
+}
+
+template <int width, typename Memory, typename Sums, typename Visit>
+__device__ void visit_results(Memory& memory, const Sums& sums, const Visit& visit) {
+  share_results(memory, sums);
+  visit_shared_results<width>(memory, visit);
 }
 
 }  // namespace fastalign::cuda

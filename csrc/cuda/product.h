@@ -1,0 +1,15 @@
+// Matrix products on CUDA with an epilogue: the forward pass, the linear difference, a feedback term of a large signal.
+
+#pragma once
+
+#include "cuda/device.h"
+#include "cuda/result_epilogue.h"
+#include "cuda/view.h"
+
+namespace fastalign::cuda {
+
+// result = finish(left · rightᵀ): left (rows, sums), right (columns, sums), of any strides; fast where each is
+// contiguous along one of its dimensions, the left one along the sum, and 16 bytes aligned.
+void product(Device& device, const View& left, const View& right, const ResultEpilogue& epilogue);
+
+}  // namespace fastalign::cuda
