@@ -43,13 +43,15 @@ __device__ inline int warp_row() { return static_cast<int>(threadIdx.x) / 64 * 3
 __device__ inline int warp_column() { return static_cast<int>(threadIdx.x) / 32 % 2 * 32; }
 __device__ inline int lane() { return static_cast<int>(threadIdx.x) % 32; }
 
-// Sums of products by FMA: a thread has those of 8 rows and 4 columns, a warp 4 × 8 such threads.
+// Sums of products by FMA: a thread has those of 8 rows and 4 columns, a warp 4 × 8 such threads. A step is summed by
+// itself first, so that the error of a long sum grows with the number of steps, not of its terms.
 template <Arithmetic arithmetic, typename Left, typename Right>
 class FmaSums {
  public:
   using Sum = cuda::Sum<arithmetic>;
 
   __device__ void add(const Left& left, const Right& right) {
+    Sum step[rows][columns] = {};
 #pragma unroll
     for (int k = 0; k < tile_step<T>; k += group) {
       Sum l[group][rows];
@@ -61,9 +63,14 @@ class FmaSums {
 #pragma unroll
         for (int i = 0; i < rows; ++i) {
 #pragma unroll
-          for (int j = 0; j < columns; ++j) sum_[i][j] += l[g][i] * r[g][j];
+          for (int j = 0; j < columns; ++j) step[i][j] = fma(l[g][i], r[g][j], step[i][j]);
         }
       }
+    }
+#pragma unroll
+    for (int i = 0; i < rows; ++i) {
+#pragma unroll
+      for (int j = 0; j < columns; ++j) sum_[i][j] += step[i][j];
     }
   }
 

@@ -37,6 +37,10 @@
 
 #pragma once
 
+#include <cuda_runtime.h>
+
+#include <type_traits>
+
 #include "cuda/operand.h"
 #include "cuda/ptx.cuh"
 
