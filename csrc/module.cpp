@@ -10,7 +10,10 @@
 #include "cpu/dispatch.h"
 #include "stream.h"
 #ifdef FASTALIGN_CUDA_ARCHITECTURES
+#include "cuda/force.h"
 #include "cuda/library.h"
+#include "cuda/torch/precision.h"
+#include "cuda/torch/products.h"
 #endif
 
 namespace {
@@ -72,7 +75,22 @@ PyObject* cuda_versions(PyObject*, PyObject*) {
   return Py_BuildValue("(ii)", versions.driver, versions.runtime);
 }
 
-PyObject* register_cuda(PyObject*, PyObject* usable) {
+PyObject* cuda_force(PyObject*, PyObject*) {
+  try {
+    const char* name = fastalign::cuda::name_of(fastalign::cuda::force_of_environment());
+    if (name == nullptr) Py_RETURN_NONE;
+    return PyUnicode_FromString(name);
+  } catch (const std::exception& error) {
+    return raise(error);
+  }
+}
+
+PyObject* multiplies_on_cuda(PyObject*, PyObject*) { return PyBool_FromLong(fastalign::multiplies_on_cuda()); }
+
+PyObject* register_cuda(PyObject*, PyObject* arguments) {
+  PyObject* usable = nullptr;
+  PyObject* allows_tf32 = nullptr;
+  if (!PyArg_ParseTuple(arguments, "OO", &usable, &allows_tf32)) return nullptr;
   const Py_ssize_t devices = PySequence_Size(usable);
   if (devices < 0) return nullptr;
   std::vector<bool> flags;
@@ -85,6 +103,7 @@ PyObject* register_cuda(PyObject*, PyObject* usable) {
     flags.push_back(truth != 0);
   }
   try {
+    fastalign::ask_for_precision(allows_tf32);
     fastalign::register_cuda_kernels(flags);
   } catch (const std::exception& error) {
     return raise(error);
@@ -105,7 +124,11 @@ PyMethodDef methods[] = {
     {"stream_source", stream_source, METH_NOARGS, "The library that tells torch's current CUDA stream, or None."},
 #ifdef FASTALIGN_CUDA_ARCHITECTURES
     {"cuda_versions", cuda_versions, METH_NOARGS, "The CUDA versions of the driver (0: none) and of this binary."},
-    {"register_cuda", register_cuda, METH_O, "Registers the CUDA kernels; the argument says which devices run them."},
+    {"cuda_force", cuda_force, METH_NOARGS, "Who computes plain matrix products (FASTALIGN_FORCE), or None."},
+    {"multiplies_on_cuda", multiplies_on_cuda, METH_NOARGS, "Whether torch's own matrix product on CUDA was found."},
+    {"register_cuda", register_cuda, METH_VARARGS,
+     "Registers the CUDA kernels: which devices run them, and a function that tells whether torch allows TF32 to the "
+     "products of a \"matmul\" or a \"conv\"."},
 #endif
     {nullptr, nullptr, 0, nullptr}};
 

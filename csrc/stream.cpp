@@ -1,10 +1,11 @@
 #include "stream.h"
 
-#include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 
 #include <stdexcept>
 #include <string>
+
+#include "loaded.h"
 
 namespace fastalign {
 
@@ -13,30 +14,14 @@ namespace {
 using StreamNativeHandle = AOTITorchError (*)(StreamHandle, void**);
 using CurrentCudaStream = AOTITorchError (*)(int32_t, void**);
 
-#ifdef __APPLE__
-constexpr const char* suffix = ".dylib";
-#else
-constexpr const char* suffix = ".so";
-#endif
-
-// A function of a library that is already loaded; null where the library or the function is missing.
-template <typename Function>
-Function find(const char* library, const char* name) {
-  void* handle = dlopen((std::string(library) + suffix).c_str(), RTLD_LAZY | RTLD_NOLOAD);
-  if (handle == nullptr) return nullptr;
-  auto function = reinterpret_cast<Function>(dlsym(handle, name));
-  dlclose(handle);
-  return function;
-}
-
 // Both are looked up by name: this binary also loads under a torch that lacks one of them.
 StreamNativeHandle stream_native_handle() {
-  static const auto function = find<StreamNativeHandle>("libtorch_cpu", "torch_stream_native_handle");
+  static const auto function = find_loaded<StreamNativeHandle>("libtorch_cpu", "torch_stream_native_handle");
   return function;
 }
 
 CurrentCudaStream current_stream_of_cuda_build() {
-  static const auto function = find<CurrentCudaStream>("libtorch_cuda", "aoti_torch_get_current_cuda_stream");
+  static const auto function = find_loaded<CurrentCudaStream>("libtorch_cuda", "aoti_torch_get_current_cuda_stream");
   return function;
 }
 

@@ -39,7 +39,10 @@ def _load() -> tuple[ModuleType | None, str | None]:
         except ImportError as error:
             why = f"it does not load: {error}"
         else:
-            extension.cpu_level()  # a level that is not to be had raises here, not at the first op
+            # What an environment variable asks for in vain raises here, not at the first op.
+            extension.cpu_level()
+            if extension.cuda_architectures():
+                extension.cuda_force()
             return extension, None
     warnings.warn(
         f"fastalign runs without its native kernels, on the PyTorch reference, which is slower: {why}",
@@ -118,6 +121,18 @@ def cuda_devices() -> list[dict[str, Any]]:
     return devices
 
 
+def allows_tf32(operation: str) -> bool:
+    """Whether torch lets the float32 products of a "matmul" or a "conv" round their operands to TF32, at this moment.
+
+    The precision per operation comes first: once it was set, torch refuses to tell the older flags. The binary asks at
+    each float32 product, by torch's own function, as the modules of `torch.backends` take several times as long.
+    """
+    precision = getattr(torch._C, "_get_fp32_precision_getter", None)
+    if precision is not None:
+        return precision("cuda", operation) == "tf32"
+    return torch.backends.cudnn.allow_tf32 if operation == "conv" else torch.backends.cuda.matmul.allow_tf32
+
+
 def _define_references() -> None:
     """Gives each op a twin whose only kernel is the reference, for what a native kernel does not handle itself."""
     from fastalign import reference
@@ -137,7 +152,7 @@ def _register_cuda() -> None:
         devices = cuda_devices()
         if module is not None and any(device["why_not"] is None for device in devices):
             _define_references()
-            module.register_cuda([device["why_not"] is None for device in devices])
+            module.register_cuda([device["why_not"] is None for device in devices], allows_tf32)
     except Exception as error:
         warnings.warn(f"fastalign's CUDA kernels could not be registered: {error}", RuntimeWarning, stacklevel=2)
         return

@@ -3,21 +3,9 @@
 #include "cpu/dispatch.h"
 #include "cpu/operators.h"
 #include "cpu/tensors.h"
+#include "pooled_size.h"
 
 namespace fastalign {
-
-namespace {
-
-// Torch's rule for the size of a pooled map.
-int64_t pooled_size(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation, bool ceil_mode) {
-  const int64_t reach = size + 2 * padding - dilation * (kernel - 1) - 1;
-  STD_TORCH_CHECK(reach >= 0, "kernel_size: expected a window that fits into the padded map of ", size, ", got ",
-                  kernel);
-  const int64_t pooled = (reach + (ceil_mode ? stride - 1 : 0)) / stride + 1;
-  return ceil_mode && (pooled - 1) * stride >= size + padding ? pooled - 1 : pooled;  // no window in the padding alone
-}
-
-}  // namespace
 
 Tensor max_pool2d_difference_cpu(const Tensor& h, const Tensor& delta_h, const Integers& kernel_size,
                                  const Integers& stride, const Integers& padding, const Integers& dilation,
@@ -35,6 +23,8 @@ Tensor max_pool2d_difference_cpu(const Tensor& h, const Tensor& delta_h, const I
     STD_TORCH_CHECK(padding[i] >= 0 && padding[i] <= ((kernel - 1) * dilation[i] + 1) / 2,
                     "padding: expected at least 0 and at most half of the window, got ", padding[i]);
     sizes[2 + i] = pooled_size(h.size(2 + i), kernel, steps[i], padding[i], dilation[i], ceil_mode);
+    STD_TORCH_CHECK(sizes[2 + i] >= 1, "kernel_size: expected a window that fits into the padded map of ",
+                    h.size(2 + i), ", got ", kernel);
     pooling.kernel[i] = kernel;
     pooling.stride[i] = steps[i];
     pooling.padding[i] = padding[i];

@@ -2,10 +2,10 @@
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
-#include <cmath>
 #include <string>
 
 #include "cpu/dispatch.h"
+#include "dropout.h"
 
 namespace fastalign {
 
@@ -107,9 +107,9 @@ Dropout dropout_of(double p, const std::optional<Tensor>& seed) {
   STD_TORCH_CHECK(seed.has_value(), "seed: expected a tensor where dropout is positive, got none");
   STD_TORCH_CHECK(seed->scalar_type() == ScalarType::Long && seed->numel() == 1 && seed->is_cpu(),
                   "seed: expected one int64 on the CPU");
-  const auto threshold = static_cast<uint64_t>(std::nearbyint(p * 4294967296.0));
-  const auto key = static_cast<uint64_t>(*static_cast<const int64_t*>(seed->const_data_ptr()));
-  return {.active = true, .threshold = threshold, .keep = 1 - p, .factor = p < 1 ? 1 / (1 - p) : 0, .key = key};
+  Dropout dropout = dropout_of(p);
+  dropout.key = static_cast<uint64_t>(*static_cast<const int64_t*>(seed->const_data_ptr()));
+  return dropout;
 }
 
 void multiply(const Tensor& result, const Tensor& left, const Tensor& right, double scale, double keep) {

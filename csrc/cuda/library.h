@@ -14,6 +14,9 @@ struct CudaVersions {
 
 CudaVersions cuda_versions();
 
+// How many multiprocessors a device has.
+int cuda_multiprocessors(int32_t device_index);
+
 // Registers the CUDA kernels, on the first call; usable[i] says whether they can run on device i. Not done when the
 // binary is loaded, because torch knows no way to take a kernel back once it turns out that no device can run it.
 void register_cuda_kernels(const std::vector<bool>& usable);

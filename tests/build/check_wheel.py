@@ -44,7 +44,7 @@ def check_contents(native: bool, cuda: bool) -> None:
         found = _native.module.stream_source()
         expect(found == source, f"the current stream: expected from {source}, got {found}")
         if cuda:
-            _native.module.register_cuda([])
+            _native.module.register_cuda([], _native.allows_tf32)
             expect(has_kernel("fastalign::feedback_term", "CUDA"), "feedback_term has no CUDA kernel")
     printed = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "fastalign", "info", "--json"],

@@ -84,7 +84,8 @@ class TestRegistration:
         devices = [{"index": i, "name": f"device {i}", "why_not": why} for i, why in enumerate(reasons)]
         registered: list[list[bool]] = []
         monkeypatch.setattr(_native, "cuda_devices", lambda: devices)
-        monkeypatch.setattr(_native, "module", SimpleNamespace(register_cuda=registered.append))
+        made_up = SimpleNamespace(register_cuda=lambda usable, _: registered.append(usable))
+        monkeypatch.setattr(_native, "module", made_up)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             _native._register_cuda()
@@ -112,6 +113,25 @@ class TestRegistration:
             _native._register_cuda()
 
 
+def test_precision_follows_torch_at_every_moment() -> None:
+    """Both interfaces of torch's setting, the older one first: after the newer one torch refuses the older getters."""
+    code = """
+import torch
+from fastalign import _native
+said = []
+def say():
+    said.append("".join(str(int(_native.allows_tf32(operation))) for operation in ("matmul", "conv")))
+say()
+torch.set_float32_matmul_precision("high"); say()
+torch.backends.cuda.matmul.allow_tf32 = False; say()
+torch.backends.cudnn.allow_tf32 = False; say()
+torch.backends.fp32_precision = "tf32"; torch.backends.cuda.matmul.fp32_precision = "none"; say()
+torch.backends.cuda.matmul.fp32_precision = "ieee"; torch.backends.cudnn.conv.fp32_precision = "tf32"; say()
+print(*said)
+"""
+    assert run(code, PYTHONWARNINGS="ignore").stdout.split() == ["01", "11", "01", "00", "11", "01"]
+
+
 def test_the_reference_has_a_namespace_of_its_own() -> None:
     _native._define_references()
     ones = torch.ones(2, 2)
@@ -135,6 +155,17 @@ class TestExtension:
         code = "from fastalign import _native; print(_native.module.cpu_level())"
         assert run(code, FASTALIGN_CPU_CAPABILITY="baseline").stdout == "baseline\n"
 
+    def test_unknown_force_is_refused_at_import(self) -> None:
+        assert _native.module is not None
+        if not _native.module.cuda_architectures():
+            pytest.skip("the binary holds no CUDA kernels")
+        refused = run("import fastalign.ops", FASTALIGN_FORCE="cublas")
+        assert refused.returncode != 0
+        assert re.search("FASTALIGN_FORCE.*cublas", refused.stderr)
+        code = "from fastalign import _native; print(_native.module.cuda_force())"
+        assert [run(code, FASTALIGN_FORCE=f).stdout for f in ("fused", "library")] == ["fused\n", "library\n"]
+        assert run(code).stdout == "None\n"
+
     def test_the_stream_comes_from_torch(self) -> None:
         assert _native.module is not None
         stable = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
@@ -149,7 +180,7 @@ has = torch._C._dispatch_has_kernel_for_dispatch_key
 print(has("fastalign::feedback_term", "CPU"), has("fastalign::feedback_term", "CUDA"))
 if _native.module.cuda_architectures():
     for _ in range(2):
-        _native.module.register_cuda([True])
+        _native.module.register_cuda([True], _native.allows_tf32)
 print(has("fastalign::feedback_term", "CUDA"))
 """
         assert _native.module is not None

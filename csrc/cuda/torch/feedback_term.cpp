@@ -1,57 +1,19 @@
 #include "cuda/feedback_term.h"
 
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/ops.h>
-
-#include "cuda/library.h"
-#include "cuda/torch/binding.h"
-#include "reference.h"
-#include "stream.h"
+#include "cuda/torch/device.h"
+#include "cuda/torch/operators.h"
 
 namespace fastalign {
 
-namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-std::optional<Dtype> dtype_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Double:
-      return Dtype::float64;
-    case ScalarType::Float:
-      return Dtype::float32;
-    case ScalarType::BFloat16:
-      return Dtype::bfloat16;
-    case ScalarType::Half:
-      return Dtype::float16;
-    default:
-      return std::nullopt;
-  }
-}
-
-// Whether the tensors go together as the kernel reads them; where not, the reference says what is wrong.
-bool fits(const Tensor& signal, const Tensor& feedback, const Tensor& kept) {
-  if (signal.dim() != 2 || feedback.dim() != 2 || (kept.dim() != 2 && kept.dim() != 4)) return false;
-  for (const Tensor* other : {&signal, &feedback}) {
-    if (other->scalar_type() != kept.scalar_type() || other->get_device_index() != kept.get_device_index())
-      return false;
-  }
-  const int64_t units = kept.dim() == 4 ? kept.size(1) * kept.size(2) * kept.size(3) : kept.size(1);
-  return signal.size(0) == kept.size(0) && feedback.size(0) == units && feedback.size(1) == signal.size(1);
-}
-
-}  // namespace
-
-Tensor feedback_term_cuda(const Tensor& signal, const Tensor& feedback, const Tensor& kept, int64_t activation,
-                          bool given_output, double dropout, const std::optional<Tensor>& seed) {
-  const std::optional<Dtype> dtype = dtype_of(kept);
-  if (!dtype || dropout != 0 || !fits(signal, feedback, kept) || !cuda_usable(kept.get_device_index())) {
-    return call_reference("feedback_term", signal, feedback, kept, activation, given_output, dropout, seed);
-  }
+std::optional<Tensor> feedback_term_cuda(const Tensor& signal, const Tensor& feedback, const Tensor& kept,
+                                         int64_t activation, bool given_output, double dropout, const MaybeTensor&) {
+  const bool together = fit({&kept, &signal, &feedback}) && (kept.dim() == 2 || kept.dim() == 4) &&
+                        has_shape(signal, {kept.size(0), -1}) &&
+                        has_shape(feedback, {sample_size(kept), signal.size(1)});
+  if (!together || dropout != 0) return std::nullopt;
   const bool map = kept.dim() == 4;
-  Tensor delta = torch::stable::new_empty(kept, kept.sizes());
-  const torch::stable::accelerator::DeviceGuard guard(kept.get_device_index());
+  const Tensor delta = empty_like(kept);
+  const TorchDevice device(kept);
   const FeedbackTerm term{
       .signal = signal.const_data_ptr(),
       .feedback = feedback.const_data_ptr(),
@@ -68,7 +30,7 @@ Tensor feedback_term_cuda(const Tensor& signal, const Tensor& feedback, const Te
       .activation = static_cast<Activation>(activation),
       .given_output = given_output,
   };
-  feedback_term(term, *dtype, current_cuda_stream(kept.get_device_index()));
+  feedback_term(term, view(kept).dtype, device.stream);
   return delta;
 }
 

@@ -1,8 +1,6 @@
 #include "cuda/library.h"
 
-#include <torch/csrc/stable/library.h>
-
-#include "cuda/torch/binding.h"
+#include "cuda/torch/operators.h"
 
 namespace fastalign {
 
@@ -24,8 +22,8 @@ void register_cuda_kernels(const std::vector<bool>& usable) {
   using torch::stable::detail::StableLibrary;
   usable_devices() = usable;
   static StableLibrary library(StableLibrary::Kind::IMPL, "fastalign", "CUDA", __FILE__, __LINE__);
-  static const StableLibrary& registered = library.impl("feedback_term", TORCH_BOX(&feedback_term_cuda));
-  (void)registered;
+  static const bool once = (add_cuda_operators(library), true);
+  (void)once;
 }
 
 }  // namespace fastalign

@@ -1,9 +1,9 @@
 // The Python module of the emulated operations; the other files here add to it.
 
-#include <cmath>
 #include <stdexcept>
 #include <utility>
 
+#include "dropout.h"
 #include "emulator/bindings/binding.h"
 
 namespace fastalign::emulator {
@@ -56,12 +56,8 @@ cuda::View view_unless_empty(const Array& array) {
 }
 
 cuda::Activity activity(EmulatedDevice& device, int activation, double dropout, const std::optional<Array>& seed) {
-  cuda::Activity activity{.activation = static_cast<Activation>(activation)};
+  cuda::Activity activity{.activation = static_cast<Activation>(activation), .dropout = dropout_of(dropout)};
   if (dropout == 0) return activity;
-  activity.dropout = {.active = true,
-                      .threshold = static_cast<uint64_t>(std::nearbyint(dropout * 4294967296.0)),
-                      .keep = 1 - dropout,
-                      .factor = dropout < 1 ? 1 / (1 - dropout) : 0};
   // No dtype of the kernels; float64 has the size of an int64.
   activity.seed = {.data = reinterpret_cast<void*>(std::get<0>(seed.value())),
                    .dtype = Dtype::float64,

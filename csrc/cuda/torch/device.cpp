@@ -1,0 +1,41 @@
+#include "cuda/torch/device.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include "cuda/force.h"
+#include "cuda/library.h"
+#include "cuda/torch/products.h"
+#include "cuda/torch/tensors.h"
+#include "stream.h"
+
+namespace fastalign {
+
+TorchDevice::TorchDevice(const Tensor& tensor, Products products) : tensor_(tensor) {
+  const int32_t index = tensor.get_device_index();
+  guard_.emplace(index);
+  stream = current_cuda_stream(index);
+  multiprocessors = cuda_multiprocessors(index);
+  force = cuda::force_of_environment();
+  if (tensor.scalar_type() == ScalarType::Float) {
+    tf32 = products != Products::none && allows_tf32(Products::matrices);  // δ of a convolution is such a product too
+    tf32_of_convolutions = products == Products::convolutions && allows_tf32(products);
+  }
+}
+
+void* TorchDevice::scratch(size_t bytes) {
+  const auto size = static_cast<int64_t>(bytes);
+  scratch_.push_back(torch::stable::new_empty(tensor_, {&size, 1}, ScalarType::Byte));
+  return scratch_.back().mutable_data_ptr();
+}
+
+bool TorchDevice::multiply(const cuda::View& result, const cuda::View& left, const cuda::View& right, double scale,
+                           double keep) {
+  const auto tensor = [&](const cuda::View& view) {
+    const auto dimensions = static_cast<size_t>(view.dimensions);
+    return torch::stable::from_blob(view.data, {view.sizes, dimensions}, {view.strides, dimensions}, tensor_.device(),
+                                    scalar_type_of(view.dtype));
+  };
+  return multiply_on_cuda(tensor(result), tensor(left), tensor(right), scale, keep);
+}
+
+}  // namespace fastalign

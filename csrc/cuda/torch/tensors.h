@@ -1,0 +1,53 @@
+// What the CUDA kernels' bindings share: which tensors a kernel takes, and how it sees them.
+
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <initializer_list>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "cuda/operations.h"
+
+namespace fastalign {
+
+using torch::headeronly::IntHeaderOnlyArrayRef;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+using MaybeTensor = std::optional<Tensor>;
+using TwoTensors = std::tuple<Tensor, Tensor>;
+using Tensors = std::vector<Tensor>;
+using Integers = std::vector<int64_t>;
+
+// Whether kernels take them: tensors of one dtype that the kernels know, on one device that runs them.
+bool fit(std::initializer_list<const Tensor*> tensors);
+// Whether the shape is this one; −1 stands for any size.
+bool has_shape(const Tensor& tensor, std::initializer_list<int64_t> sizes);
+bool same_shape(const Tensor& one, const Tensor& other);
+// Whether it is a batch (N, …), whose samples have some number of elements.
+bool is_batch(const Tensor& tensor);
+int64_t sample_size(const Tensor& batch);
+
+ScalarType scalar_type_of(Dtype dtype);
+
+// The tensor itself where it has the shape, else a view or a copy that does.
+Tensor reshaped(const Tensor& tensor, IntHeaderOnlyArrayRef sizes);
+// A batch as (N, H), unless it is a map (N, C, H, W).
+Tensor layer(const Tensor& batch);
+
+// A contiguous tensor of the dtype of another one, for a result.
+Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes);
+Tensor empty_like(const Tensor& like);
+
+cuda::View view(const Tensor& tensor);
+// None where there is no tensor.
+cuda::View view(const MaybeTensor& tensor);
+
+// None where the activation or the dropout is not one that the kernels know.
+std::optional<cuda::Activity> activity(const Tensor& tensor, int64_t activation, double dropout = 0,
+                                       const MaybeTensor& seed = std::nullopt);
+
+}  // namespace fastalign
