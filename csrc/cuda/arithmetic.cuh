@@ -142,14 +142,14 @@ class TensorCoreSums {
       uint32_t l[down][4];
       uint32_t r[across][4];
 #pragma unroll
-      for (int i = 0; i < down; ++i) read(l[i], left, warp_row() + 16 * i, k);
+      for (int i = 0; i < down; ++i) read<1, 2>(l[i], left, warp_row() + 16 * i, k);
 #pragma unroll
-      for (int j = 0; j < across; ++j) read(r[j], right, warp_column() + 16 * j, k);
+      for (int j = 0; j < across; ++j) read<2, 1>(r[j], right, warp_column() + 16 * j, k);
 #pragma unroll
       for (int i = 0; i < down; ++i) {
 #pragma unroll
         for (int j = 0; j < 2 * across; ++j) {
-          const uint32_t half[2] = {r[j / 2][j % 2], r[j / 2][j % 2 + 2]};
+          const uint32_t half[2] = {r[j / 2][j % 2 * 2], r[j / 2][j % 2 * 2 + 1]};
           if constexpr (arithmetic == Arithmetic::tf32) {
             multiply_m16n8k8_tf32(sum_[i][j], l[i], half);
           } else {
@@ -178,23 +178,30 @@ class TensorCoreSums {
   static constexpr int down = 2, across = 2;    // blocks of 16 rows, and of 16 columns
   static constexpr int depth = 32 / sizeof(T);  // places of the sum in a block: two pieces of 16 bytes
 
-  // A block of 16 rows, in quarters of 8 rows and 16 bytes: upper first, lower first, upper second, lower second piece.
-  // That is the left operand of the instruction, and a right one in the upper and another in the lower quarters.
-  template <typename Tile>
+  // A block of 16 rows and two pieces of 16 bytes, in quarters: number q is of the lower 8 rows where q / lower is odd,
+  // and of the second piece where q / second is. The instruction's left operand alternates rows first; two of its right
+  // operands, of 8 rows each, stand one after the other in a block that alternates pieces first.
+  template <int lower, int second, typename Tile>
   static __device__ void read(uint32_t (&block)[4], const Tile& tile, int row, int k) {
-    if constexpr (Tile::order == Order::along_sum) {
-      load_matrix_x4(block, &tile.line[row + lane() % 16][k + lane() / 16 * (depth / 2)]);
-    } else if constexpr (arithmetic == Arithmetic::tf32) {
+    if constexpr (Tile::order == Order::along_result && arithmetic == Arithmetic::tf32) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        memcpy(&block[i], &tile.line[k + lane() % 4 + i / 2 * 4][row + lane() / 4 + i % 2 * 8], sizeof(float));
+      for (int q = 0; q < 4; ++q) {
+        const float& value = tile.line[k + lane() % 4 + q / second % 2 * 4][row + lane() / 4 + q / lower % 2 * 8];
+        block[q] = round_to_tf32(value);
       }
+      return;
+    }
+    const int quarter = lane() / 8;  // that this lane brings a line of
+    const int lower_row = row + quarter / lower % 2 * 8;
+    const int piece = k + quarter / second % 2 * (depth / 2);
+    if constexpr (Tile::order == Order::along_sum) {
+      load_matrix_x4(block, &tile.line[lower_row + lane() % 8][piece]);
     } else {
-      load_matrix_x4_transposed(block, &tile.line[k + lane() % 8 + lane() / 16 * 8][row + lane() / 8 % 2 * 8]);
+      load_matrix_x4_transposed(block, &tile.line[piece + lane() % 8][lower_row]);
     }
     if constexpr (arithmetic == Arithmetic::tf32) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) block[i] = round_to_tf32(common::float_of(block[i]));
+      for (int q = 0; q < 4; ++q) block[q] = round_to_tf32(common::float_of(block[q]));
     }
   }
 

@@ -14,49 +14,51 @@ class MatrixLoader {
   using T = typename Tile::Element;
 
   __device__ MatrixLoader(const Operand& matrix, int64_t first_row)
-      : data_(static_cast<const T*>(matrix.data) + first_row * matrix.row_stride),
-        rows_(matrix.rows - first_row),
+      : source_(static_cast<const T*>(matrix.data) + first_row * matrix.row_stride),
         row_stride_(matrix.row_stride),
         sum_stride_(matrix.sum_stride),
-        vectors_(matrix.vectors) {}
+        rows_(static_cast<int>(min(int64_t(tile_size), matrix.rows - first_row))),
+        vectors_(matrix.vectors),
+        line_(static_cast<int>(threadIdx.x) / across),
+        place_(static_cast<int>(threadIdx.x) % across * vector_size<T>),
+        vector_(source_ + line_ * line_stride() + place_) {}
 
   __device__ void operator()(Tile& tile, int64_t first, int64_t end) const {
-    const T* const source = data_ + first * sum_stride_;
+    const int sums = static_cast<int>(min(int64_t(tile_step<T>), end - first));
     if (vectors_) {
-      load_vectors(tile, source, end - first);
+      load_vectors(tile, vector_ + (along_sum ? first : first * sum_stride_), sums);
     } else {
-      load_elements(tile, source, end - first);
+      load_elements(tile, source_ + first * sum_stride_, sums);
     }
   }
 
  private:
-  __device__ void load_vectors(Tile& tile, const T* source, int64_t sums) const {
-    constexpr int across = Tile::length / vector_size<T>;
+  static constexpr bool along_sum = Tile::order == Order::along_sum;
+  static constexpr int across = Tile::length / vector_size<T>;  // vectors in a line
+  static constexpr int apart = tile_threads / across;           // lines from one of a thread's vectors to the next
+
+  __device__ int64_t line_stride() const { return along_sum ? row_stride_ : sum_stride_; }
+
+  __device__ void load_vectors(Tile& tile, const T* vector, int sums) const {
+    const int lines = along_sum ? rows_ : sums;
+    const int length = along_sum ? sums : rows_;
+    const int bytes = max(0, min(vector_size<T>, length - place_)) * static_cast<int>(sizeof(T));
 #pragma unroll
-    for (int i = 0; i < Tile::lines * across / tile_threads; ++i) {
-      const int number = static_cast<int>(threadIdx.x) + i * tile_threads;
-      const int line = number / across;
-      const int place = number % across * vector_size<T>;
-      const bool along_sum = Tile::order == Order::along_sum;
-      const bool inside = line < (along_sum ? rows_ : sums);
-      const int64_t left = (along_sum ? sums : rows_) - place;
-      const int elements = inside ? static_cast<int>(max(int64_t(0), min(int64_t(vector_size<T>), left))) : 0;
-      const int64_t offset = line * (along_sum ? row_stride_ : sum_stride_) + place;
-      cp_async<16>(&tile.line[line][place], elements > 0 ? source + offset : data_, elements * int(sizeof(T)));
+    for (int i = 0; i < Tile::lines; i += apart) {
+      cp_async<16>(&tile.line[line_ + i][place_], vector + i * line_stride(), line_ + i < lines ? bytes : 0);
     }
   }
 
   // Of any strides: neighbouring threads read what lies closest together.
-  __device__ void load_elements(Tile& tile, const T* source, int64_t sums) const {
-    const bool along_sum = sum_stride_ <= row_stride_;
-    const int across = along_sum ? tile_step<T> : tile_size;
+  __device__ void load_elements(Tile& tile, const T* source, int sums) const {
+    const bool rows_first = row_stride_ < sum_stride_;
 #pragma unroll 4
     for (int i = 0; i < tile_size * tile_step<T> / tile_threads; ++i) {
       const int number = static_cast<int>(threadIdx.x) + i * tile_threads;
-      const int row = along_sum ? number / across : number % across;
-      const int k = along_sum ? number % across : number / across;
+      const int row = rows_first ? number % tile_size : number / tile_step<T>;
+      const int k = rows_first ? number / tile_size : number % tile_step<T>;
       const bool inside = row < rows_ && k < sums;
-      const T* const element = inside ? source + row * row_stride_ + k * sum_stride_ : data_;
+      const T* const element = source + row * row_stride_ + k * sum_stride_;
       if constexpr (sizeof(T) >= 4) {
         cp_async<sizeof(T)>(&tile.at(row, k), element, inside ? int(sizeof(T)) : 0);
       } else {
@@ -65,9 +67,12 @@ class MatrixLoader {
     }
   }
 
-  const T* data_;
-  int64_t rows_, row_stride_, sum_stride_;
+  const T* source_;
+  int64_t row_stride_, sum_stride_;
+  int rows_;
   bool vectors_;
+  int line_, place_;  // of this thread's first vector
+  const T* vector_;
 };
 
 }  // namespace fastalign::cuda
