@@ -21,13 +21,14 @@ Order order_of(const View& matrix) {
 }
 
 Operand operand_of(const View& matrix, Order order) {
+  Operand operand{matrix.data, matrix.sizes[0], matrix.sizes[1], matrix.strides[0], matrix.strides[1]};
   const bool along_sum = order == Order::along_sum;
-  const int64_t line_stride = matrix.strides[along_sum ? 0 : 1];
-  const int64_t lines = matrix.sizes[along_sum ? 0 : 1];
-  const bool contiguous = matrix.strides[along_sum ? 1 : 0] == 1;
-  const bool aligned = reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 &&
-                       (lines <= 1 || line_stride * bytes_of(matrix.dtype) % 16 == 0);
-  return {matrix.data, matrix.sizes[0], matrix.sizes[1], matrix.strides[0], matrix.strides[1], contiguous && aligned};
+  int64_t& line_stride = along_sum ? operand.row_stride : operand.sum_stride;
+  if ((along_sum ? operand.rows : operand.sums) <= 1) line_stride = 0;
+  operand.vectors = (along_sum ? operand.sum_stride : operand.row_stride) == 1 &&
+                    reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 &&
+                    line_stride * bytes_of(matrix.dtype) % 16 == 0;
+  return operand;
 }
 
 }  // namespace fastalign::cuda
