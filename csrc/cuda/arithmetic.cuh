@@ -92,9 +92,7 @@ class FmaSums {
   static constexpr int threads_down = 4, threads_across = 8;
   static constexpr int group = sizeof(T) == 8 ? 2 : 4;  // elements that a thread reads at once
 
-  struct alignas(group * sizeof(T)) Group {
-    T value[group];
-  };
+  using Group = Vector<T, group>;
 
   // Number i of a thread's rows or columns. Those of an operand along the sum are a few apart, so that neighbouring
   // threads read neighbouring lines; those along the result stand together in groups.
@@ -111,7 +109,7 @@ class FmaSums {
       for (int i = 0; i < number; ++i) {
         const Group read = *reinterpret_cast<const Group*>(&tile.line[first + place<Tile, threads>(thread, i)][k]);
 #pragma unroll
-        for (int g = 0; g < group; ++g) values[g][i] = Sum(read.value[g]);
+        for (int g = 0; g < group; ++g) values[g][i] = Sum(read.values[g]);
       }
     } else {
 #pragma unroll
@@ -121,7 +119,7 @@ class FmaSums {
           const Group read =
               *reinterpret_cast<const Group*>(&tile.line[k + g][first + place<Tile, threads>(thread, i)]);
 #pragma unroll
-          for (int j = 0; j < group; ++j) values[g][i + j] = Sum(read.value[j]);
+          for (int j = 0; j < group; ++j) values[g][i + j] = Sum(read.values[j]);
         }
       }
     }

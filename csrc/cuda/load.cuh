@@ -20,7 +20,7 @@ class MatrixLoader {
         rows_(static_cast<int>(min(int64_t(tile_size), matrix.rows - first_row))),
         vectors_(matrix.vectors),
         line_(static_cast<int>(threadIdx.x) / across),
-        place_(static_cast<int>(threadIdx.x) % across * vector_size<T>),
+        place_(static_cast<int>(threadIdx.x) % across * vector_elements<T>),
         vector_(source_ + line_ * line_stride() + place_) {}
 
   __device__ void operator()(Tile& tile, int64_t first, int64_t end) const {
@@ -34,15 +34,15 @@ class MatrixLoader {
 
  private:
   static constexpr bool along_sum = Tile::order == Order::along_sum;
-  static constexpr int across = Tile::length / vector_size<T>;  // vectors in a line
-  static constexpr int apart = tile_threads / across;           // lines from one of a thread's vectors to the next
+  static constexpr int across = Tile::length / vector_elements<T>;  // vectors in a line
+  static constexpr int apart = tile_threads / across;               // lines from one of a thread's vectors to the next
 
   __device__ int64_t line_stride() const { return along_sum ? row_stride_ : sum_stride_; }
 
   __device__ void load_vectors(Tile& tile, const T* vector, int sums) const {
     const int lines = along_sum ? rows_ : sums;
     const int length = along_sum ? sums : rows_;
-    const int bytes = max(0, min(vector_size<T>, length - place_)) * static_cast<int>(sizeof(T));
+    const int bytes = max(0, min(vector_elements<T>, length - place_)) * static_cast<int>(sizeof(T));
 #pragma unroll
     for (int i = 0; i < Tile::lines; i += apart) {
       cp_async<16>(&tile.line[line_ + i][place_], vector + i * line_stride(), line_ + i < lines ? bytes : 0);

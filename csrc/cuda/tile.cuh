@@ -43,6 +43,7 @@
 
 #include "cuda/operand.h"
 #include "cuda/ptx.cuh"
+#include "cuda/vector.cuh"
 
 namespace fastalign::cuda {
 
@@ -61,7 +62,7 @@ __host__ __device__ constexpr int64_t steps_of(int64_t sums) {
 
 // Elements of a dtype in the 16 bytes that are moved at once.
 template <typename T>
-constexpr int vector_size = 16 / sizeof(T);
+constexpr int vector_elements = 16 / sizeof(T);
 
 // A step of an operand in shared memory, in the order in which it lies in global memory. Lines are padded so that the
 // 16-byte pieces of eight of them, one below the other, lie in different banks; those along the result by 8 elements,
@@ -76,7 +77,7 @@ struct alignas(16) OperandTile {
   __device__ T& at(int row, int k) { return order == Order::along_sum ? line[row][k] : line[k][row]; }
   __device__ const T& at(int row, int k) const { return order == Order::along_sum ? line[row][k] : line[k][row]; }
 
-  T line[lines][length + (order == Order::along_sum ? vector_size<T> : 8)];
+  T line[lines][length + (order == Order::along_sum ? vector_elements<T> : 8)];
 };
 
 // A tile of results in shared memory, from where threads take them side by side.
