@@ -60,10 +60,6 @@ __host__ __device__ constexpr int64_t steps_of(int64_t sums) {
   return (sums + tile_step<T> - 1) / tile_step<T>;
 }
 
-// Elements of a dtype in the 16 bytes that are moved at once.
-template <typename T>
-constexpr int vector_elements = 16 / sizeof(T);
-
 // A step of an operand in shared memory, in the order in which it lies in global memory. Lines are padded so that the
 // 16-byte pieces of eight of them, one below the other, lie in different banks; those along the result by 8 elements,
 // so that 8 elements of four of them do too.
