@@ -25,7 +25,7 @@ template <typename T>
 __global__ void __launch_bounds__(threads) second_stage_kernel(const __grid_constant__ Jobs<SecondStageJob> jobs) {
   using W = std::conditional_t<std::is_same_v<T, double>, double, float>;
   constexpr int count = vector_elements<T>;
-  using Part = Vector<W, vector_elements<W>>;
+  constexpr int together = vector_elements<W>;
   const SecondStageJob& job = jobs.of_block(blockIdx.x);
   const int64_t first = ((blockIdx.x - job.first_block) * threads + threadIdx.x) * count;
   if (first >= job.elements) return;
@@ -34,10 +34,13 @@ __global__ void __launch_bounds__(threads) second_stage_kernel(const __grid_cons
   const W* part = static_cast<const W*>(job.parts) + first;
   const int64_t valid = job.elements - first;
   for (int64_t s = 0; s < job.number; ++s, part += job.stride) {
-    for (int i = 0; i < count; i += vector_elements<W>) {
+#pragma unroll
+    for (int i = 0; i < count; i += together) {
       if (i >= valid) break;
-      const Part values = *reinterpret_cast<const Part*>(part + i);  // the last one reaches into what pads the stride
-      for (int j = 0; j < vector_elements<W>; ++j) sums[i + j] += values.values[j];
+      W values[together];
+      read_neighbours(part + i, values);  // the last ones reach into what pads the stride
+#pragma unroll
+      for (int j = 0; j < together; ++j) sums[i + j] += values[j];
     }
   }
   apply_sink<T>(job.sink, first, valid, sums);

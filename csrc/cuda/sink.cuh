@@ -60,27 +60,26 @@ __device__ void change(const SinkParameters& sink, const W (&sums)[count], T (&t
   }
 }
 
-// Hands the sums of `count` elements from `first` on to a sink, in one access to each tensor.
+// Hands the sums of `count` neighbouring elements to a sink, in as few accesses as there can be.
 template <typename T, int count, typename W>
 __device__ void apply_at_once(const SinkParameters& sink, int64_t first, const W (&sums)[count]) {
-  using Elements = Vector<T, count>;
-  Elements* target = reinterpret_cast<Elements*>(static_cast<T*>(sink.target) + first);
-  Elements* state = sink.has_state() ? reinterpret_cast<Elements*>(static_cast<T*>(sink.state) + first) : nullptr;
-  Elements targets{}, states{};
-  if (sink.kind != Sink::Kind::write) targets = *target;
-  if (state != nullptr) states = *state;
-  change(sink, sums, targets.values, states.values);
-  *target = targets;
-  if (state != nullptr) *state = states;
+  T* const target = static_cast<T*>(sink.target) + first;
+  T* const state = static_cast<T*>(sink.state) + (sink.has_state() ? first : 0);
+  T targets[count]{}, states[count]{};
+  if (sink.kind != Sink::Kind::write) read_neighbours(target, targets);
+  if (sink.has_state()) read_neighbours(state, states);
+  change(sink, sums, targets, states);
+  write_neighbours(target, targets);
+  if (sink.has_state()) write_neighbours(state, states);
 }
 
-// The same where only the first `valid` exist, and at any address.
+// Hands the sums of the elements from `first` on to a sink of tensors of T, of which `valid` exist.
 template <typename T, int count, typename W>
 __device__ void apply_sink(const SinkParameters& sink, int64_t first, int64_t valid, const W (&sums)[count]) {
-  using Elements = Vector<T, count>;
-  const bool aligned = is_aligned<Elements>(static_cast<T*>(sink.target) + first) &&
-                       (!sink.has_state() || is_aligned<Elements>(static_cast<T*>(sink.state) + first));
+  const bool aligned = are_aligned<count>(static_cast<T*>(sink.target) + first) &&
+                       (!sink.has_state() || are_aligned<count>(static_cast<T*>(sink.state) + first));
   if (aligned && valid >= count) return apply_at_once<T>(sink, first, sums);
+#pragma unroll
   for (int i = 0; i < count; ++i) {
     const W sum[1] = {sums[i]};
     if (i < valid) apply_at_once<T>(sink, first + i, sum);
