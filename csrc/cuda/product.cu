@@ -85,7 +85,7 @@ void launch_product(Device& device, const View& left, const View& right, const R
 
 }  // namespace
 
-void product(Device& device, const View& left, const View& right, const ResultEpilogue& epilogue) {
+void fused_product(Device& device, const View& left, const View& right, const ResultEpilogue& epilogue) {
   if (epilogue.rows == 0 || epilogue.columns == 0) return;
   switch (arithmetic_of(left.dtype, device.tf32)) {
     case Arithmetic::float64:
