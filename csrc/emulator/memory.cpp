@@ -71,7 +71,8 @@ std::string nearest(uintptr_t address) {
 
 void check(uintptr_t address, size_t bytes, bool write, Where where) {
   if (!checking || launch.stacks->contain(address, bytes)) return;
-  if (is_shared(address, bytes)) return touch_shared_memory(address, bytes, write, where);
+  if (is_shared(address, bytes))
+    return touch_shared_memory(address, bytes, write ? Access::write : Access::read, where);
   const Buffer* only_read = nullptr;
   for (const Buffer& buffer : buffers()) {
     if (!buffer.region.holds(address, bytes)) continue;

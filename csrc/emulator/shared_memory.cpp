@@ -116,9 +116,11 @@ bool is_shared(uintptr_t address, size_t bytes) {
   return dynamic_part().holds(address, bytes) || fixed_part.holds(address, bytes);
 }
 
-void touch_shared_memory(uintptr_t address, size_t bytes, bool write, Where where) {
-  const auto self = static_cast<uint16_t>(running_thread() + 1);
-  const uint16_t order = orders[warp_of(self)];
+void touch_shared_memory(uintptr_t address, size_t bytes, Access access, Where where) {
+  const unsigned warp = running_thread() / warp_size;
+  const auto self = static_cast<uint16_t>(access == Access::read_by_warp ? several_lanes | warp : running_thread() + 1);
+  const uint16_t order = orders[warp];
+  const bool write = access == Access::write;
   for (Grain& each : find(address, bytes)) {
     if (each.copying) return conflict(address, bytes, write, where, "a copy may still write");
     if (each.barrier != barriers) each = {barriers, nobody, nobody, 0, 0, false};
@@ -139,13 +141,13 @@ void touch_shared_memory(uintptr_t address, size_t bytes, bool write, Where wher
 }
 
 void start_copy_to(uintptr_t shared, size_t bytes, Where where) {
-  touch_shared_memory(shared, bytes, true, where);
+  touch_shared_memory(shared, bytes, Access::write, where);
   for (Grain& each : find(shared, bytes)) each.copying = true;
 }
 
 void land_copy_to(uintptr_t shared, size_t bytes) {
   for (Grain& each : find(shared, bytes)) each.copying = false;
-  touch_shared_memory(shared, bytes, true, {});
+  touch_shared_memory(shared, bytes, Access::write, {});
 }
 
 void order_threads() { ++barriers; }

@@ -33,8 +33,9 @@ void start_shared_memory();
 
 bool is_shared(uintptr_t address, size_t bytes);
 
-// The running thread reads or writes shared memory.
-void touch_shared_memory(uintptr_t address, size_t bytes, bool write, Where where);
+// The running thread reads or writes shared memory, or its whole warp reads it together.
+enum class Access { read, write, read_by_warp };
+void touch_shared_memory(uintptr_t address, size_t bytes, Access access, Where where);
 
 // A copy into shared memory starts and lands: in between nobody may touch it, then the thread itself.
 void start_copy_to(uintptr_t shared, size_t bytes, Where where);

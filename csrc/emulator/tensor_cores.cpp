@@ -94,7 +94,7 @@ void load_matrices(uint32_t (&r)[4], const void* row, bool transposed, Place pla
   const Where where{nullptr, &place};
   check_alignment(row, 16, "ldmatrix", where);
   check_shared(row, 16, "ldmatrix", where);
-  touch_shared_memory(reinterpret_cast<uintptr_t>(row), 16, false, where);
+  touch_shared_memory(reinterpret_cast<uintptr_t>(row), 16, Access::read_by_warp, where);
   Load mine{static_cast<const uint16_t*>(row), transposed, r};
   wait_for_lanes(all_lanes, &Load::carry_out, &mine, "ldmatrix", place);
 }

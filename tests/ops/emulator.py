@@ -58,10 +58,14 @@ def missing() -> str | None:
     return None
 
 
+def nvcc() -> str | None:
+    """The path of nvcc."""
+    return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+
+
 def cuda_headers() -> Path | None:
     """The folder of CUDA's headers: of the toolkit, or of the packages that torch installs."""
-    nvcc = shutil.which("nvcc")
-    homes = [os.environ.get("CUDA_HOME"), nvcc and Path(nvcc).resolve().parent.parent, "/usr/local/cuda"]
+    homes = [os.environ.get("CUDA_HOME"), nvcc() and Path(str(nvcc())).resolve().parent.parent, "/usr/local/cuda"]
     folders = [Path(home) / "include" for home in homes if home]
     folders += sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/c*/include"))
     needed = ("cuda_runtime_api.h", "cuda_bf16.h", "cuda_fp16.h", "nv/target")
@@ -131,7 +135,7 @@ def kernels() -> ModuleType:
 def probes() -> ModuleType:
     """The kernels that test the emulator itself."""
     folder = Path(__file__).parent / "emulated"
-    return build("probes", (folder / "probes.cu",), (MODULE, folder / "module.cpp"))
+    return build("probes", (folder / "probes.cu", folder / "instructions.cu"), (MODULE, folder / "module.cpp"))
 
 
 def with_fault(name: str, source: Path, pattern: str, replacement: str, number: int = 0) -> ModuleType:
@@ -225,6 +229,11 @@ def launcher(op: str) -> Callable[..., Any] | None:
         return result
 
     return launch
+
+
+def fault(*message: str) -> pytest.RaisesExc[RuntimeError]:
+    """What a kernel does wrong is to be reported by a message of these parts."""
+    return pytest.raises(RuntimeError, match=".*".join(message))
 
 
 def bits(tensor: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from cases import DTYPES, Options, Size, arguments, truth_and_plain
 from compare import assert_as_accurate
+from emulator import fault
 from torch import Tensor
 
 MISSING = emulator.missing()
@@ -26,10 +27,6 @@ def probe(name: str, argument: int = 0, schedule: int = 0, offset: int = 0, writ
     with emulator.lines_of_faults():
         module.probe(emulator.device(module, schedule), name, emulator.array(result), argument, writable)
     return result
-
-
-def fault(*message: str) -> pytest.RaisesExc[RuntimeError]:
-    return pytest.raises(RuntimeError, match=".*".join(message))
 
 
 def rotated(by: int) -> Tensor:

@@ -1,4 +1,5 @@
 #include "emulator/bindings/binding.h"
+#include "instructions.h"
 #include "probes.h"
 
 namespace fastalign::emulator {
@@ -12,7 +13,17 @@ void probe(EmulatedDevice& device, const std::string& name, const Array& result,
   });
 }
 
-const Binding binding([](pybind11::module_& module) { module.def("probe", &probe); });
+void instruction(EmulatedDevice& device, const std::string& name, const Array& input, const Array& output) {
+  device.run([&] {
+    fastalign::instruction(name, static_cast<const uint32_t*>(device.reads("input", view(input)).data),
+                           static_cast<uint32_t*>(device.writes("output", view(output)).data), nullptr);
+  });
+}
+
+const Binding binding([](pybind11::module_& module) {
+  module.def("probe", &probe);
+  module.def("instruction", &instruction);
+});
 
 }  // namespace
 

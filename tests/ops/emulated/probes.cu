@@ -4,10 +4,13 @@
 
 #include "cuda/dynamic_shared.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/ptx.cuh"
 
 namespace fastalign {
 
 namespace {
+
+using namespace cuda;
 
 constexpr int threads = 256;
 
@@ -94,6 +97,65 @@ __global__ void dynamic_kernel(float* result, int beyond) {
   result[threadIdx.x] = shared[threadIdx.x ^ 1];
 }
 
+// Each thread copies a word and reads its neighbour's: as it should, or with one thing left out or too early.
+__global__ void copy_kernel(float* result, int fault) {
+  __shared__ float shared[threads];
+  const int thread = threadIdx.x;
+  if (fault == 4) {
+    shared[thread] = 0;
+    __syncthreads();
+    result[thread] = shared[thread] + shared[(thread + 1) % threads];
+  }
+  cp_async<4>(shared + thread, result + thread, 4);
+  if (fault == 3) shared[thread] = 0;
+  cp_async_commit();
+  if (fault == 5) cp_async_commit();
+  if (fault == 5) {
+    cp_async_wait<2>();
+  } else if (fault != 1) {
+    cp_async_wait<0>();
+  }
+  if (fault != 2) __syncthreads();
+  result[thread] = shared[(thread + 1) % threads];
+}
+
+__global__ void copy_of_bytes_kernel(float* result, int source_bytes, int shared_offset, int64_t global_offset) {
+  __shared__ __align__(16) unsigned char shared[64];
+  if (threadIdx.x != 0) return;
+  unsigned char* const global = reinterpret_cast<unsigned char*>(result);
+  cp_async<16>(shared + shared_offset, global + global_offset, source_bytes);
+  cp_async_commit();
+  cp_async_wait<0>();
+}
+
+__global__ void matrix_kernel(float* result, int offset, bool without_lane, bool with_barrier) {
+  __shared__ __align__(16) unsigned char shared[32 * 16 + 16];
+  const int lane = threadIdx.x;
+  for (int i = 0; i < 4; ++i) reinterpret_cast<float*>(shared + 16 * lane)[i] = 0;
+  if (with_barrier) __syncthreads();
+  if (without_lane && lane == 7) return;
+  uint32_t r[4];
+  load_matrix_x4(r, shared + 16 * lane + (lane == 3 ? offset : 0));
+  result[lane] = static_cast<float>(r[0]);
+}
+
+__global__ void product_kernel(float* result) {
+  const uint32_t a[4] = {};
+  const uint32_t b[2] = {};
+  float d[4] = {};
+  if (threadIdx.x != 7) multiply_m16n8k16<__half>(d, a, b);
+  result[threadIdx.x] = d[0];
+}
+
+// The lanes of a warp need no more than their own barrier.
+__global__ void lanes_kernel(float* result, bool across_warps) {
+  __shared__ float shared[64];
+  const int thread = threadIdx.x;
+  shared[thread] = 1;
+  __syncwarp();
+  result[thread] = shared[across_warps ? thread ^ 32 : thread ^ 1];
+}
+
 __global__ void vector_kernel(float* result, int offset) {
   const int thread = threadIdx.x;
   if (thread < threads / 4) {
@@ -123,6 +185,7 @@ __global__ void position_kernel(float* result) {
 
 void probe(const std::string& name, float* result, int64_t argument) {
   const LaunchShape one{dim3(1), dim3(threads)};
+  const LaunchShape warp{dim3(1), dim3(32)};
   const LaunchShape several{dim3(3), dim3(threads)};
   const int number = static_cast<int>(argument);
   if (name == "rotate") return launch(rotate_kernel<true>, several, nullptr, result);
@@ -148,6 +211,15 @@ void probe(const std::string& name, float* result, int64_t argument) {
   if (name == "dynamic bytes") {
     return launch(dynamic_kernel, {dim3(1), dim3(threads), static_cast<size_t>(argument)}, nullptr, result, 0);
   }
+  if (name == "copy") return launch(copy_kernel, one, nullptr, result, number);
+  if (name == "copy of bytes") return launch(copy_of_bytes_kernel, one, nullptr, result, number, 0, int64_t{0});
+  if (name == "copy to") return launch(copy_of_bytes_kernel, one, nullptr, result, 16, number, int64_t{0});
+  if (name == "copy from") return launch(copy_of_bytes_kernel, one, nullptr, result, 16, 0, argument);
+  if (name == "matrix row") return launch(matrix_kernel, warp, nullptr, result, number, false, true);
+  if (name == "matrix of a missing lane") return launch(matrix_kernel, warp, nullptr, result, 0, true, true);
+  if (name == "matrix without a barrier") return launch(matrix_kernel, warp, nullptr, result, 0, false, false);
+  if (name == "product of a missing lane") return launch(product_kernel, warp, nullptr, result);
+  if (name == "lanes in order") return launch(lanes_kernel, {dim3(1), dim3(64)}, nullptr, result, number == 1);
   if (name == "vector") return launch(vector_kernel, one, nullptr, result, number);
   if (name == "write") return launch(write_kernel, one, nullptr, result, argument);
   if (name == "index") return launch(index_kernel, one, nullptr, result, number);
