@@ -85,8 +85,7 @@ def build(name: str, kernels: tuple[Path, ...], bindings: tuple[Path, ...]) -> M
     includes += [f"-isystem{path}" for path in (cuda_headers(), pybind11.get_include(), sysconfig.get_path("include"))]
     compiler = f"g++ {USUAL} {shlex.join(includes)} -MD -MF $out.d"
     runtime = sorted((CSRC / "emulator").glob("*.cpp"))
-    objects = {path: f"{name}.{path.name}.o" for path in kernels}
-    modules = {path: f"{path.parent.name}.{path.name}.o" for path in bindings}
+    objects = {path: f"{path.parent.name}.{path.name}.o" for path in (*kernels, *bindings)}  # shared by all names
     lines = [
         "rule kernel",
         f"  command = {compiler} -O1 {CHECKS} -x c++ -c $in -o $out",
@@ -103,16 +102,16 @@ def build(name: str, kernels: tuple[Path, ...], bindings: tuple[Path, ...]) -> M
         "  command = g++ -shared -Wl,-rpath,'$$ORIGIN' $in -o $out",
         *(f"build {path.name}.o: host {path}" for path in runtime),
         f"build libemulator.so: library {' '.join(f'{path.name}.o' for path in runtime)}",
-        *(f"build {built}: kernel {path}" for path, built in objects.items()),
-        f"build lib{name}.so: library {' '.join(objects.values())} libemulator.so",
-        *(f"build {built}: module {path}" for path, built in modules.items()),
-        f"build {name}.so: extension {' '.join(modules.values())} lib{name}.so libemulator.so",
+        *(f"build {objects[path]}: kernel {path}" for path in kernels),
+        f"build lib{name}.so: library {' '.join(objects[path] for path in kernels)} libemulator.so",
+        *(f"build {objects[path]}: module {path}" for path in bindings),
+        f"build {name}.so: extension {' '.join(objects[path] for path in bindings)} lib{name}.so libemulator.so",
     ]
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (FOLDER / f"{name}.ninja").write_text("\n".join(lines) + "\n")
-        command = [str(Path(ninja.BIN_DIR) / "ninja"), "-j1", "-f", f"{name}.ninja"]
+        command = [str(Path(ninja.BIN_DIR) / "ninja"), f"-j{len(os.sched_getaffinity(0))}", "-f", f"{name}.ninja"]
         built = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
     if built.returncode:
         raise RuntimeError(f"the emulator did not build:\n{built.stdout}{built.stderr}")
