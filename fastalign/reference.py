@@ -270,6 +270,14 @@ def linear_update(post: Tensor, pre: Tensor, scale: float, with_bias: bool) -> t
     return weight_update, bias_update
 
 
+def linear_updates(
+    post: Sequence[Tensor], pre: Sequence[Tensor], scale: Sequence[float], with_bias: bool
+) -> list[Tensor]:
+    """`linear_update` of several layers, one after the other: ΔW and Δb of the first, of the second."""
+    layers = zip(post, pre, scale, strict=True)
+    return [update for layer in layers for update in linear_update(*layer, with_bias)]
+
+
 def linear_sgd_step_(
     weight: Tensor,
     bias: Tensor | None,

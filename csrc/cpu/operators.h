@@ -41,6 +41,9 @@ torch::stable::Tensor linear_difference_cpu(const torch::stable::Tensor& delta, 
 
 TwoTensors linear_update_cpu(const torch::stable::Tensor& post, const torch::stable::Tensor& pre, double scale,
                              bool with_bias);
+std::vector<torch::stable::Tensor> linear_updates_cpu(const std::vector<torch::stable::Tensor>& post,
+                                                      const std::vector<torch::stable::Tensor>& pre,
+                                                      const std::vector<double>& scale, bool with_bias);
 TwoTensors dfa_linear_update_cpu(const torch::stable::Tensor& error, const torch::stable::Tensor& feedback,
                                  const torch::stable::Tensor& kept, const torch::stable::Tensor& x, int64_t activation,
                                  bool given_output);

@@ -16,6 +16,7 @@ STABLE_TORCH_LIBRARY_IMPL(fastalign, CPU, library) {
   library.impl("linear_forward", TORCH_BOX(&linear_forward_cpu));
   library.impl("linear_difference", TORCH_BOX(&linear_difference_cpu));
   library.impl("linear_update", TORCH_BOX(&linear_update_cpu));
+  library.impl("linear_updates", TORCH_BOX(&linear_updates_cpu));
   library.impl("linear_sgd_step_", TORCH_BOX(&linear_sgd_step_cpu));
   library.impl("dfa_linear_update", TORCH_BOX(&dfa_linear_update_cpu));
   library.impl("pepita_linear_update", TORCH_BOX(&pepita_linear_update_cpu));

@@ -19,7 +19,7 @@ from fastalign.nn.shapes import as_matrix, in_shape
 from fastalign.nn.tape import Keep, Tape
 from fastalign.ops.autocast import autocast
 from fastalign.ops.schemas import kernels
-from fastalign.rules import Layer
+from fastalign.rules import Layer, Update
 
 
 class LayerPass:
@@ -31,6 +31,8 @@ class LayerPass:
         """Those that this step has; afterwards the modules may have others (`torch.func.functional_call`)."""
         self.sends_signal = True
         """Whether its δ goes on to what is below, through its weights."""
+        self.updates_at_once = False
+        """Whether its rule has the updates of all its layers at once."""
         self._feedback = -1
         self._local_gradients: dict[Tensor, Tensor] = {}
         self._tape = tape
@@ -74,7 +76,7 @@ class LayerPass:
     def _parameters(self, x: Tensor, keep: Keep) -> tuple[Tensor, Tensor | None]:
         """The layer's weight and bias in the dtype of the pass; the weight is kept."""
         layer = self.native
-        weight, bias = self._own = layer.weight, layer.bias
+        weight, bias = self.own_parameters = layer.weight, layer.bias
         if weight.dtype != x.dtype:
             if keep:
                 self._tape.keep(layer.weight)  # so that autograd notices when it changes before backward
@@ -284,12 +286,21 @@ class LayerPass:
         found: dict[Tensor, Tensor] = {}
         if self._block is not None:
             self._block_signal(post)
-        elif any(p is not None and p.requires_grad for p in self._own):
-            weight, bias = self._own
+        elif self._is_trained:
+            weight, bias = self.own_parameters
             found[weight], bias_update = self.update(post, pre, scale, with_bias and bias is not None)
             if with_bias and bias is not None:
                 found[bias] = bias_update
         return {**found, **self._take_local_gradients()}
+
+    @property
+    def _is_trained(self) -> bool:
+        return any(p is not None and p.requires_grad for p in self.own_parameters)
+
+    def joins_others(self, pre: Tensor) -> bool:
+        """Whether its update may wait for those of other layers: on a GPU one launch then serves all."""
+        plain = self.is_linear and not self.has_local_gradients
+        return self.updates_at_once and pre.is_cuda and plain and self._is_trained
 
     @property
     def has_local_gradients(self) -> bool:
@@ -307,6 +318,31 @@ class LayerPass:
         """The gradients of modules within the stage (normalisation, a block); each is given once."""
         gradients, self._local_gradients = self._local_gradients, {}
         return gradients
+
+
+def gradients_at_once(updates: Sequence[Update]) -> list[tuple[Tensor, Tensor]]:
+    """Parameters and gradients of several linear layers, in one call for all that are of one kind."""
+    kinds: dict[tuple[object, bool], list[Update]] = {}
+    for update in updates:
+        _, bias = as_pass(update.layer).own_parameters
+        kinds.setdefault((update.pre.dtype, update.with_bias and bias is not None), []).append(update)
+    found: list[tuple[Tensor, Tensor]] = []
+    for (_, with_bias), group in kinds.items():
+        post = [as_matrix(update.post.to(update.pre.dtype)) for update in group]
+        pre = [as_matrix(update.pre) for update in group]
+        gradients = kernels.linear_updates(post, pre, [update.scale for update in group], with_bias)
+        for update, weight_gradient, bias_gradient in zip(group, gradients[::2], gradients[1::2], strict=True):
+            weight, bias = as_pass(update.layer).own_parameters
+            found.append((weight, weight_gradient))
+            if with_bias and bias is not None:
+                found.append((bias, bias_gradient))
+    return found
+
+
+def as_pass(layer: Layer) -> LayerPass:
+    """The layer of an update, which in a network is a pass."""
+    assert isinstance(layer, LayerPass)
+    return layer
 
 
 def convolution_of(layer: torch.nn.Module) -> tuple[Sequence[int], Sequence[int], Sequence[int], int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastalign.nn.compiler import uncompiled
-from fastalign.nn.passes import LayerPass
+from fastalign.nn.passes import LayerPass, as_pass, gradients_at_once
 from fastalign.nn.plan import Stage
 from fastalign.nn.tape import Keep, Tape
 from fastalign.ops.schemas import kernels
@@ -58,6 +58,7 @@ class NetworkStep:
         sends_signal = x.requires_grad
         for layer, rule in zip(self.layers, self._rules, strict=True):
             layer.sends_signal, sends_signal = sends_signal, rule.passes_through_layers
+            layer.updates_at_once = not (rule.passes_through_layers or rule.whole_network)
             h = layer.forward(h, self._keep(layer, rule) if keep else Keep.NOTHING)
         if not keep:
             return h
@@ -123,6 +124,25 @@ class NetworkStep:
                 if update.layer is lowest_layer:
                     above = update
         self._delta = above.post
+
+    def gradients(self, kept: tuple[Tensor, ...], output_gradient: Tensor, wanted: bool = True) -> dict[Tensor, Tensor]:
+        """The updates as gradients by parameter; none unless wanted, as where only the input asks for one."""
+        gradients: dict[Tensor, Tensor] = {}
+
+        def add(found: Iterable[tuple[Tensor, Tensor]]) -> None:
+            for parameter, gradient in found:
+                gradient = gradient.to(parameter.dtype)
+                gradients[parameter] = gradients[parameter] + gradient if parameter in gradients else gradient
+
+        together: list[Update] = []
+        for update in self.updates(kept, output_gradient):
+            layer = as_pass(update.layer)
+            if wanted and layer.joins_others(update.pre):
+                together.append(update)
+            elif wanted:
+                add(layer.gradients(*update[1:]).items())
+        add(gradients_at_once(together))
+        return gradients
 
     def _scale_error(self, rule: Rule) -> None:
         self.error_scale = rule.sample_error_scale(self._gradient.shape[0])
@@ -198,13 +218,8 @@ class StepFunction(torch.autograd.Function):
     def backward(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, ...]:
         step = ctx.step
         _, step.wants_input_gradient, *wanted = ctx.needs_input_grad
-        gradients: dict[Tensor, Tensor] = {}
         try:
-            for layer, post, pre, scale, with_bias in step.updates(ctx.saved_tensors, output_gradient):
-                found = layer.gradients(post, pre, scale, with_bias) if any(wanted) else {}
-                for parameter, gradient in found.items():
-                    gradient = gradient.to(parameter.dtype)
-                    gradients[parameter] = gradients[parameter] + gradient if parameter in gradients else gradient
+            gradients = step.gradients(ctx.saved_tensors, output_gradient, any(wanted))
             input_gradient = step.input_gradient() if step.wants_input_gradient else None
         finally:
             step.forget()

@@ -29,6 +29,7 @@ SCHEMAS = {
     "linear_difference": "(Tensor delta, Tensor weight, Tensor preactivation, int activation, float dropout,"
     " Tensor? seed) -> Tensor",
     "linear_update": "(Tensor post, Tensor pre, float scale, bool with_bias) -> (Tensor, Tensor)",
+    "linear_updates": "(Tensor[] post, Tensor[] pre, float[] scale, bool with_bias) -> Tensor[]",
     "linear_sgd_step_": "(Tensor(a!) weight, Tensor(b!)? bias, Tensor(c!) weight_velocity, Tensor(d!)? bias_velocity,"
     " Tensor post, Tensor pre, float scale, float momentum, float weight_decay, float learning_rate) -> ()",
     "dfa_linear_update": "(Tensor error, Tensor feedback, Tensor kept, Tensor x, int activation, bool given_output)"
@@ -67,6 +68,12 @@ def _linear_forward(x: Tensor, weight: Tensor, *arguments: object) -> tuple[Tens
 
 def _linear_update(post: Tensor, pre: Tensor, _scale: float, with_bias: bool) -> tuple[Tensor, Tensor]:
     return post.new_empty(post.shape[1], pre.shape[1]), post.new_empty(post.shape[1] if with_bias else 0)
+
+
+def _linear_updates(
+    post: Sequence[Tensor], pre: Sequence[Tensor], scale: Sequence[float], with_bias: bool
+) -> list[Tensor]:
+    return [update for layer in zip(post, pre, scale, strict=True) for update in _linear_update(*layer, with_bias)]
 
 
 def _nothing(*_: object) -> None:
@@ -144,6 +151,7 @@ _FAKES: dict[str, Callable[..., object]] = {
     "linear_forward": _linear_forward,
     "linear_difference": _like_third,
     "linear_update": _linear_update,
+    "linear_updates": _linear_updates,
     "linear_sgd_step_": _nothing,
     "dfa_linear_update": _dfa_linear_update,
     "pepita_linear_update": _pepita_linear_update,
@@ -159,7 +167,8 @@ def _without_autocast(kernel: Callable[..., object]) -> Callable[..., object]:
     """The kernel with autocast off: the dtypes are those of its arguments, which the public functions have cast."""
 
     def run(*arguments: object) -> object:
-        device = next(a.device for a in arguments if isinstance(a, Tensor))
+        tensors = (t for a in arguments for t in (a if isinstance(a, list) else [a]) if isinstance(t, Tensor))
+        device = next(tensors).device
         with torch.autocast(device.type, enabled=False):
             return kernel(*arguments)
 

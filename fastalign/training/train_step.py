@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fastalign.nn import Sequential
-from fastalign.nn.passes import LayerPass
+from fastalign.nn.passes import as_pass
 from fastalign.nn.shapes import as_matrix
 from fastalign.ops.autocast import autocasts
 from fastalign.ops.schemas import kernels
-from fastalign.rules import Layer, Update
+from fastalign.rules import Update
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -104,7 +104,7 @@ class TrainStep:
 
     def _store_gradients(self, updates: Iterator[Update]) -> None:
         for layer, post, pre, scale, with_bias in updates:
-            for parameter, gradient in _pass(layer).gradients(post, pre, scale, with_bias).items():
+            for parameter, gradient in as_pass(layer).gradients(post, pre, scale, with_bias).items():
                 if parameter.requires_grad:
                     gradient = gradient.to(parameter.dtype)
                     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
@@ -138,7 +138,7 @@ class _PlainSGD:
         if len(updates) == 1 and self._apply_fused(updates[0]):
             return
         for layer, post, pre, scale, with_bias in updates:
-            for parameter, gradient in _pass(layer).gradients(post, pre, scale, with_bias).items():
+            for parameter, gradient in as_pass(layer).gradients(post, pre, scale, with_bias).items():
                 if parameter in self._groups:
                     velocity, decay = self._velocity(parameter)
                     velocity.mul_(decay).add_(gradient)
@@ -151,7 +151,7 @@ class _PlainSGD:
 
     def _apply_fused(self, update: Update) -> bool:
         """The update of a linear layer and nothing else, in one kernel; False where it is not that."""
-        run = _pass(update.layer)
+        run = as_pass(update.layer)
         if not run.is_linear or run.has_local_gradients or not update.with_bias:
             return False
         weight, bias = run.native.weight, run.native.bias
@@ -193,8 +193,3 @@ class _PlainSGD:
         if velocity is None:
             velocity = state["momentum_buffer"] = torch.zeros_like(parameter)
         return velocity
-
-
-def _pass(layer: Layer) -> LayerPass:
-    assert isinstance(layer, LayerPass)
-    return layer

@@ -192,6 +192,12 @@ CASES: dict[str, _Case] = {
         o.seed,
     ),
     "linear_update": lambda draw, s, o: (draw(s.samples, s.units), draw(s.samples, s.inputs), 0.3, True),
+    "linear_updates": lambda draw, s, o: (
+        [draw(s.samples, units) for units in (s.units, 1, 2 * s.units)],
+        [draw(s.samples, inputs) for inputs in (s.inputs, s.units, 1)],
+        [0.3, 1.0, -2.0],
+        True,
+    ),
     "linear_sgd_step_": lambda draw, s, o: (
         draw.row_major(s.units, s.inputs),
         draw.row_major(s.units),

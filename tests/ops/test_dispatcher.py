@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES, DTYPES, Options, Size, arguments, as_tuple, call
+from cases import CASES, DTYPES, SEED, WITH_DROPOUT, Options, Size, arguments, as_tuple, call
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from fastalign import ops
+from fastalign import ops, reference
 from fastalign.ops.schemas import SCHEMAS
 
 SMALL = Size(samples=4, classes=3, units=5, inputs=6)
@@ -80,6 +81,42 @@ def test_fake_kernel_foretells_the_result(op: str, dtype: torch.dtype, layout: s
         actual = call(kernel(op), op, values)
         for one, other in zip(foretold, actual, strict=True):
             assert (one.shape, one.dtype, one.stride()) == (other.shape, other.dtype, other.stride())
+
+
+def on_cuda(value: Any) -> Any:
+    """A fake tensor on a GPU with the shape and strides of a tensor, within FakeTensorMode."""
+    if isinstance(value, list):
+        return [on_cuda(v) for v in value]
+    if isinstance(value, Tensor):
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
+    return value
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("op", CASES)
+def test_traces_on_cuda(op: str, dropout: float) -> None:
+    """The op, and the reference that it falls back to, as far as a torch without CUDA fakes its own functions."""
+    values = arguments(op, torch.float32, SMALL, Options(dropout=dropout))
+    if dropout and not any(value is SEED for value in values):
+        pytest.skip("this op draws no dropout")
+    expected = call(kernel(op), op, values)
+    with FakeTensorMode():
+        fakes = [on_cuda(value) for value in values]
+        graph = make_fx(lambda *a: call(kernel(op), op, a))(*fakes).graph
+        assert [str(node.target) for node in graph.nodes].count(f"fastalign.{op}.default") == 1
+        in_place_or_random = op.endswith("_") or dropout > 0  # copy_, arange
+        for kernel_of_op in (kernel(op),) if in_place_or_random else (kernel(op), getattr(reference, op)):
+            for fake, actual in zip(call(kernel_of_op, op, fakes), expected, strict=True):
+                assert fake.device.type == "cuda"
+                assert (fake.shape, fake.dtype, fake.stride()) == (actual.shape, actual.dtype, actual.stride())
+
+
+@pytest.mark.parametrize("op", WITH_DROPOUT)
+def test_seed_of_another_device_is_refused(op: str) -> None:
+    """Its CUDA kernel hands that to the reference, which names the devices."""
+    values = arguments(op, torch.float32, SMALL, Options(dropout=0.3))
+    with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(RuntimeError, match="cuda:0 and cpu"):
+        getattr(reference, op)(*(value if value is SEED else on_cuda(value) for value in values))
 
 
 @pytest.mark.parametrize("op", CASES)
