@@ -4,14 +4,13 @@
 
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 
+#include "cuda/ptx.cuh"
 #include "cuda/result_epilogue.h"
+#include "cuda/vector.cuh"
 #include "random.h"
 
 namespace fastalign::cuda {
@@ -20,51 +19,76 @@ namespace fastalign::cuda {
 template <typename T>
 using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
-// Elements in 16 bytes, the most that one instruction loads or stores.
+// The values in 16 bytes. Bit by bit, because the compiler splits a vector that it sees as an array.
 template <typename T>
-constexpr int lanes = 16 / sizeof(T);
-
-// The values in 16 bytes.
-template <typename T>
-__device__ inline void widen(const uint4& vector, Wide<T> (&values)[lanes<T>]) {
-  T elements[lanes<T>];
-  memcpy(static_cast<void*>(elements), &vector, sizeof(vector));
+__device__ inline void widen(const uint4& vector, Wide<T> (&values)[vector_elements<T>]) {
+  const uint32_t words[] = {vector.x, vector.y, vector.z, vector.w};
 #pragma unroll
-  for (int i = 0; i < lanes<T>; ++i) values[i] = Wide<T>(elements[i]);
+  for (int i = 0; i < vector_elements<T>; ++i) {
+    if constexpr (sizeof(T) == 8) {
+      const uint64_t bits = words[2 * i] | uint64_t(words[2 * i + 1]) << 32;
+      memcpy(&values[i], &bits, sizeof(bits));
+    } else if constexpr (sizeof(T) == 4) {
+      values[i] = common::float_of(words[i]);
+    } else {
+      const uint16_t bits = static_cast<uint16_t>(words[i / 2] >> i % 2 * 16);
+      T element;
+      memcpy(static_cast<void*>(&element), &bits, sizeof(bits));
+      values[i] = float(element);
+    }
+  }
 }
 
-// Writes 16 bytes to an address that is a multiple of 16.
 template <typename T>
-__device__ inline void store(void* tensor, int64_t index, const Wide<T> (&values)[lanes<T>]) {
-  T elements[lanes<T>];
+__device__ inline uint4 narrow(const Wide<T> (&values)[vector_elements<T>]) {
+  uint32_t words[4];
 #pragma unroll
-  for (int i = 0; i < lanes<T>; ++i) elements[i] = T(values[i]);
-  uint4 vector;
-  memcpy(&vector, elements, sizeof(vector));
-  *reinterpret_cast<uint4*>(static_cast<T*>(tensor) + index) = vector;
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (sizeof(T) == 8) {
+      uint64_t bits;
+      memcpy(&bits, &values[i / 2], sizeof(bits));
+      words[i] = static_cast<uint32_t>(bits >> i % 2 * 32);
+    } else if constexpr (sizeof(T) == 4) {
+      words[i] = common::bits_of(values[i]);
+    } else if constexpr (std::is_same_v<T, __half>) {
+      const __half2 pair = __floats2half2_rn(values[2 * i], values[2 * i + 1]);
+      memcpy(&words[i], &pair, sizeof(pair));
+    } else {
+      const __nv_bfloat162 pair = __floats2bfloat162_rn(values[2 * i], values[2 * i + 1]);
+      memcpy(&words[i], &pair, sizeof(pair));
+    }
+  }
+  return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-// Whether rows can be finished by vectors that start at columns which are multiples of lanes<T>.
+// 16 bytes at an address that is a multiple of 16.
+template <typename T>
+__device__ inline uint4 vector_at(const T* address) {
+  return *reinterpret_cast<const uint4*>(address);
+}
+
+// Whether 16 bytes may be moved from there on; none at all, where there is no tensor.
+__host__ __device__ inline bool starts_vector(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
+
+// Whether rows can be finished by vectors that start at columns which are multiples of vector_elements<T>.
 template <typename T>
 __host__ __device__ inline bool takes_vectors(const ResultEpilogue& epilogue) {
-  const auto aligned = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
   const int64_t* strides = epilogue.operand_strides;
   const int64_t channels = epilogue.columns / (epilogue.height * epilogue.width);
   const bool contiguous = (epilogue.width == 1 || strides[3] == 1) &&
                           (epilogue.height == 1 || strides[2] == epilogue.width) &&
                           (channels == 1 || strides[1] == epilogue.height * epilogue.width);
-  const bool operand = epilogue.operand == nullptr ||
-                       (contiguous && aligned(epilogue.operand) && (epilogue.rows == 1 || strides[0] % lanes<T> == 0));
-  const bool bias = epilogue.bias == nullptr || (epilogue.bias_stride == 1 && aligned(epilogue.bias));
-  return operand && bias && aligned(epilogue.result) && aligned(epilogue.preactivation) &&
-         epilogue.columns % lanes<T> == 0;
+  const bool operand = epilogue.operand == nullptr || (contiguous && starts_vector(epilogue.operand) &&
+                                                       (epilogue.rows == 1 || strides[0] % vector_elements<T> == 0));
+  const bool bias = epilogue.bias == nullptr || (epilogue.bias_stride == 1 && starts_vector(epilogue.bias));
+  return operand && bias && starts_vector(epilogue.result) && starts_vector(epilogue.preactivation) &&
+         epilogue.columns % vector_elements<T> == 0;
 }
 
-// The operand's value at a place of the result.
+// What stands at a place of the result in a tensor of its shape and any strides.
 template <typename T>
-__device__ inline Wide<T> operand_at(const ResultEpilogue& epilogue, int64_t row, int64_t column) {
-  if (epilogue.operand == nullptr) return 0;
-  const int64_t* strides = epilogue.operand_strides;
+__device__ inline Wide<T> element_at(const void* tensor, const int64_t* strides, const ResultEpilogue& epilogue,
+                                     int64_t row, int64_t column) {
   const int64_t places = epilogue.height * epilogue.width;
   int64_t offset = row * strides[0];
   if (places == 1) {
@@ -73,15 +97,20 @@ __device__ inline Wide<T> operand_at(const ResultEpilogue& epilogue, int64_t row
     const int64_t place = column % places;
     offset += column / places * strides[1] + place / epilogue.width * strides[2] + place % epilogue.width * strides[3];
   }
-  return Wide<T>(static_cast<const T*>(epilogue.operand)[offset]);
+  return Wide<T>(static_cast<const T*>(tensor)[offset]);
 }
 
-// The same of a vector, unwidened, so that it can wait in few registers while the values are computed.
+// Where the operand of a vector lies; of an epilogue that takes vectors and has an operand.
+template <typename T>
+__device__ inline const T* operand_address(const ResultEpilogue& epilogue, int64_t row, int64_t column) {
+  return static_cast<const T*>(epilogue.operand) + row * epilogue.operand_strides[0] + column;
+}
+
+// The operand of a vector, not yet widened, so that it can wait in few registers.
 template <typename T>
 __device__ inline uint4 operand_vector(const ResultEpilogue& epilogue, int64_t row, int64_t column) {
   if (epilogue.operand == nullptr) return {};
-  const T* start = static_cast<const T*>(epilogue.operand) + row * epilogue.operand_strides[0] + column;
-  return *reinterpret_cast<const uint4*>(start);
+  return vector_at(operand_address<T>(epilogue, row, column));
 }
 
 // Calls a function with an activation that the compiler knows.
@@ -178,7 +207,10 @@ __device__ inline void finish(const ResultEpilogue& epilogue, int64_t row, int64
   const int64_t index = row * epilogue.columns + column;
   if (epilogue.bias != nullptr) value += Wide<T>(static_cast<const T*>(epilogue.bias)[column * epilogue.bias_stride]);
   if (epilogue.preactivation != nullptr) static_cast<T*>(epilogue.preactivation)[index] = T(value);
-  Wide<T> values[] = {value}, operand[] = {operand_at<T>(epilogue, row, column)};
+  Wide<T> values[] = {value}, operand[] = {0};
+  if (epilogue.operand != nullptr) {
+    operand[0] = element_at<T>(epilogue.operand, epilogue.operand_strides, epilogue, row, column);
+  }
   apply(epilogue, values, operand);
   if (epilogue.dropout.active) drop<1>(epilogue, index, values);
   static_cast<T*>(epilogue.result)[index] = T(values[0]);
@@ -186,24 +218,25 @@ __device__ inline void finish(const ResultEpilogue& epilogue, int64_t row, int64
 
 // Finishes a vector of columns, where the epilogue takes vectors.
 template <typename T>
-__device__ inline void finish(const ResultEpilogue& epilogue, int64_t row, int64_t column, Wide<T> (&values)[lanes<T>],
-                              const uint4& operand_vector) {
+__device__ inline void finish(const ResultEpilogue& epilogue, int64_t row, int64_t column,
+                              Wide<T> (&values)[vector_elements<T>], const uint4& operand_vector) {
   const int64_t index = row * epilogue.columns + column;
-  Wide<T> operand[lanes<T>];
+  Wide<T> operand[vector_elements<T>];
   if (epilogue.bias != nullptr) {
-    widen<T>(*reinterpret_cast<const uint4*>(static_cast<const T*>(epilogue.bias) + column), operand);
+    widen<T>(vector_at(static_cast<const T*>(epilogue.bias) + column), operand);
 #pragma unroll
-    for (int i = 0; i < lanes<T>; ++i) values[i] += operand[i];
+    for (int i = 0; i < vector_elements<T>; ++i) values[i] += operand[i];
   }
-  if (epilogue.preactivation != nullptr) store<T>(epilogue.preactivation, index, values);
+  if (epilogue.preactivation != nullptr)
+    store_vector(static_cast<T*>(epilogue.preactivation) + index, narrow<T>(values));
   widen<T>(operand_vector, operand);
   apply(epilogue, values, operand);
   if (epilogue.dropout.active) {
-    constexpr int count = lanes<T> < 4 ? lanes<T> : 4;
+    constexpr int count = vector_elements<T> < 4 ? vector_elements<T> : 4;
 #pragma unroll
-    for (int i = 0; i < lanes<T>; i += count) drop<count>(epilogue, index + i, values + i);
+    for (int i = 0; i < vector_elements<T>; i += count) drop<count>(epilogue, index + i, values + i);
   }
-  store<T>(epilogue.result, index, values);
+  store_vector(static_cast<T*>(epilogue.result) + index, narrow<T>(values));
 }
 
 }  // namespace fastalign::cuda

@@ -21,7 +21,7 @@ inline void check_launch(cudaError_t error) {
 }
 
 template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), const LaunchShape& shape, void* stream, Arguments... arguments) {
+void launch(void (*kernel)(Parameters...), const LaunchShape& shape, void* stream, const Arguments&... arguments) {
   constexpr size_t without_asking = 48 << 10;  // bytes of shared memory; more is for kernels that say so
   if (shape.dynamic_shared_memory > without_asking) {
     check_launch(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
@@ -33,7 +33,7 @@ void launch(void (*kernel)(Parameters...), const LaunchShape& shape, void* strea
   configuration.blockDim = shape.block;
   configuration.dynamicSmemBytes = shape.dynamic_shared_memory;
   configuration.stream = static_cast<cudaStream_t>(stream);
-  check_launch(cudaLaunchKernelEx(&configuration, kernel, Parameters(arguments)...));
+  check_launch(cudaLaunchKernelEx(&configuration, kernel, static_cast<const Parameters&>(arguments)...));
 }
 
 }  // namespace fastalign

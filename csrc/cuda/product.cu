@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(tile_threads, 2)
     return first_row + row < left.rows && first_column + column < right.rows;
   };
   if (vectors) {
-    visit_shared_results<lanes<T>>(memory, [&](int row, int column, Wide<T>(&values)[lanes<T>]) {
+    visit_shared_results<vector_elements<T>>(memory, [&](int row, int column, Wide<T>(&values)[vector_elements<T>]) {
       if (!inside(row, column)) return;
       const uint4 operand = operand_vector<T>(epilogue, first_row + row, first_column + column);
       finish<T>(epilogue, first_row + row, first_column + column, values, operand);

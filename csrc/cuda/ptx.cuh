@@ -23,6 +23,13 @@ __device__ inline uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
+// Writes 16 bytes to global memory, aligned to as many: the compiler may split an assignment.
+__device__ inline void store_vector(void* global, const uint4& vector) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(global)), "r"(vector.x),
+               "r"(vector.y), "r"(vector.z), "r"(vector.w)
+               : "memory");
+}
+
 // Starts a copy of 4, 8 or 16 bytes, aligned to as many, into shared memory: the first `source_bytes` from global
 // memory, zeros beyond, where nothing is read.
 template <int bytes>

@@ -15,6 +15,8 @@ namespace fastalign::cuda {
 
 using emulator::Place;
 
+inline void store_vector(void* global, const uint4& vector) { *static_cast<uint4*>(global) = vector; }
+
 template <int bytes>
 void cp_async(void* shared, const void* global, int source_bytes, Place place = Place::current()) {
   static_assert(bytes == 4 || bytes == 8 || bytes == 16, "cp.async copies 4, 8 or 16 bytes");
