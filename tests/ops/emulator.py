@@ -214,8 +214,6 @@ def launcher(op: str) -> Callable[..., Any] | None:
         return None
 
     def launch(*values: Any) -> Any:
-        if op == "feedback_term" and values[5]:
-            pytest.skip("the CUDA kernel knows no dropout: its binding calls the reference")
         first: list[Tensor] | None = None
         for schedule in SCHEDULES:
             arguments = convert(values, Tensor.clone) if op.endswith("_") and schedule != SCHEDULES[-1] else values

@@ -9,8 +9,7 @@ from collections import Counter
 import emulator
 import pytest
 import torch
-from cases import DTYPES, Options, Size, arguments, truth_and_plain
-from compare import assert_as_accurate
+from cases import DTYPES
 from emulator import fault
 from torch import Tensor
 
@@ -157,40 +156,3 @@ def test_static_shared_memory_is_within_its_limit() -> None:
         bytes_of[re.sub(r"E\d+\w+$", "", name)] += int(size, 0)
     assert len(bytes_of) == len(DTYPES)
     assert max(bytes_of.values()) <= 48 << 10
-
-
-# Around the tile of 32 samples, units and classes, and primes far from it.
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-@pytest.mark.parametrize(
-    ("samples", "classes", "units"),
-    [(31, 1, 33), (32, 31, 32), (33, 32, 31), (63, 33, 65), (64, 100, 1), (65, 10, 64), (1, 1000, 37), (67, 101, 131)],
-)
-def test_feedback_term(samples: int, classes: int, units: int, dtype: torch.dtype) -> None:
-    values = arguments("feedback_term", dtype, Size(samples=samples, classes=classes, units=units))
-    ((truth, plain),) = truth_and_plain("feedback_term", values)
-    assert_as_accurate(emulator.run("feedback_term", values, emulator.device(emulator.kernels())), truth, plain)
-
-
-@pytest.mark.parametrize(
-    ("name", "pattern", "number", "replacement"),
-    [
-        ("first_barrier", r"__syncthreads\(\);", 0, ";"),
-        ("second_barrier", r"__syncthreads\(\);", 1, ";"),
-        ("bound_of_loads", r"h < units && ", 0, ""),
-        ("bound_of_stores", r" \|\| unit >= units", 0, ""),
-        ("sign", r"T\(sum\[i\]", 0, "T(-sum[i]"),
-    ],
-)
-def test_fault_in_the_kernel_is_caught(name: str, pattern: str, number: int, replacement: str) -> None:
-    source = emulator.CSRC / "cuda" / "feedback_term.cu"
-    faulty = emulator.with_fault(f"faulty_{name}", source, pattern, replacement, number)
-    values = arguments("feedback_term", torch.float32, Size(samples=37, classes=67, units=41), Options())
-    ((truth, plain),) = truth_and_plain("feedback_term", values)
-
-    def check(schedule: int) -> None:
-        actual = emulator.run("feedback_term", values, emulator.device(faulty, schedule), faulty)
-        assert_as_accurate(actual, truth, plain)
-
-    for schedule in SCHEDULES:
-        with pytest.raises((AssertionError, RuntimeError)):
-            check(schedule)
