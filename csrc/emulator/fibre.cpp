@@ -41,22 +41,17 @@ constexpr size_t stride = page + Stacks::bytes;
 
 }  // namespace
 
-Stacks::Stacks(size_t number) : number_(number) {
+Stacks::Stacks(size_t number) : bytes_in_all_(number * stride) {
   void* memory =
-      mmap(nullptr, number * stride, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      mmap(nullptr, bytes_in_all_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   memory_ = static_cast<unsigned char*>(memory);
   for (size_t i = 0; i < number; ++i) mprotect(memory_ + i * stride, page, PROT_NONE);
 }
 
-Stacks::~Stacks() { munmap(memory_, number_ * stride); }
+Stacks::~Stacks() { munmap(memory_, bytes_in_all_); }
 
 void* Stacks::top(size_t index) const { return memory_ + (index + 1) * stride; }
-
-bool Stacks::contain(uintptr_t address, size_t size) const {
-  const auto begin = reinterpret_cast<uintptr_t>(memory_);
-  return address >= begin && address + size <= begin + number_ * stride;
-}
 
 void* prepare(void* top, void (*function)()) {
   constexpr int registers = 6;

@@ -20,10 +20,12 @@ class Stacks {
   // The end of a stack, from which it grows down.
   void* top(size_t index) const;
 
-  bool contain(uintptr_t address, size_t size) const;
+  bool contain(uintptr_t address, size_t size) const {
+    return address - reinterpret_cast<uintptr_t>(memory_) < bytes_in_all_ - size;
+  }
 
  private:
-  size_t number_;
+  size_t bytes_in_all_;
   unsigned char* memory_;
 };
 

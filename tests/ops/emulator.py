@@ -72,8 +72,10 @@ def cuda_headers() -> Path | None:
     return next((folder for folder in folders if all((folder / name).exists() for name in needed)), None)
 
 
-def build(name: str, kernels: tuple[Path, ...], bindings: tuple[Path, ...]) -> ModuleType:
+def build(name: str, kernels: tuple[Path, ...], bindings: tuple[Path, ...], *headers: Path) -> ModuleType:
     """The module that bindings make of kernels, in files of a name; only what changed is compiled again.
+
+    Kernels find their headers in the folders `headers` first.
 
     The emulator itself is a library of its own: the kernels' copies of inline functions check what they access, and
     must not become its copies.
@@ -83,12 +85,13 @@ def build(name: str, kernels: tuple[Path, ...], bindings: tuple[Path, ...]) -> M
 
     includes = [f"-I{path}" for path in (CSRC / "emulator" / "include", CSRC)]
     includes += [f"-isystem{path}" for path in (cuda_headers(), pybind11.get_include(), sysconfig.get_path("include"))]
+    changed = shlex.join(f"-iquote{path}" for path in headers)
     compiler = f"g++ {USUAL} {shlex.join(includes)} -MD -MF $out.d"
     runtime = sorted((CSRC / "emulator").glob("*.cpp"))
-    objects = {path: f"{path.parent.name}.{path.name}.o" for path in (*kernels, *bindings)}  # shared by all names
+    objects = {path: ".".join(path.relative_to(ROOT).parts) + ".o" for path in (*kernels, *bindings)}
     lines = [
         "rule kernel",
-        f"  command = {compiler} -O1 {CHECKS} -x c++ -c $in -o $out",
+        f"  command = {compiler} {changed} -O1 {CHECKS} -x c++ -c $in -o $out",
         "  depfile = $out.d",
         "rule host",
         f"  command = {compiler} -O2 -c $in -o $out",

@@ -5,6 +5,7 @@
 
 #include "dropout.h"
 #include "emulator/bindings/binding.h"
+#include "emulator/taken_out.h"
 
 namespace fastalign::emulator {
 
@@ -83,6 +84,8 @@ void define(pybind11::module_& module) {
       .def_readonly("products", &EmulatedDevice::products)
       .def("set_force",
            [](EmulatedDevice& device, const std::string& name) { device.force = named(forces, name, "force"); });
+  module.def("take_out", &take_out);
+  module.def("parts_reached", &parts_reached);
   for (const auto& add : definitions()) add(module);
 }
 
