@@ -52,6 +52,25 @@ constexpr int64_t projection_rows = 64;
 constexpr int64_t projection_columns = 64;
 constexpr int64_t projection_classes = 256;  // the most that the packed matrix has room for
 
+// Σ post ⊗ pre for few samples, scaled, and what becomes of it; strides count elements. All of one wide dtype.
+struct LinearUpdate {
+  const void* post;  // (samples, rows)
+  int64_t post_strides[2];
+  const void* pre;  // (samples, columns)
+  int64_t pre_strides[2];
+  int64_t samples, rows, columns;
+  Dtype dtype;
+  double scale;
+  void* target;    // (rows, columns): the update; or the parameter W, which steps down V ← μV + ΔW + λW, W ← W − ηV
+  void* velocity;  // (rows, columns): V, or null
+  double momentum, weight_decay, learning_rate;
+  void* packed_post;  // room for (blocks of rows, samples, update_rows)
+  void* packed_pre;   // room for (blocks of columns, samples, update_columns)
+};
+
+constexpr int64_t update_rows = 48;
+constexpr int64_t update_columns = projection_columns;
+
 struct Pooling {
   Input h{};
   Input delta{};
@@ -82,7 +101,7 @@ constexpr int64_t convolution_channels = 4;
 
 struct Kernels {
   const char* name;
-  int64_t most_classes;  // up to which a projection is faster than the library's product and a pass over it
+  int64_t most_classes;  // or samples, up to which own products are faster than the library's and a pass over them
   // Elements begin … end of a tensor; the ranges of a tensor's tasks start at multiples of `elementwise_block`.
   void (*elementwise)(Input values, const Epilogue& epilogue, int64_t begin, int64_t end);
   // Tasks begin … end.
@@ -90,6 +109,10 @@ struct Kernels {
   // result[c] = scale · Σ over images and positions of values[image][c][position], for channels begin … end.
   void (*channel_sums)(Input values, int64_t images, int64_t channels, int64_t positions, double scale, Output result,
                        int64_t begin, int64_t end);
+  // Packs the terms of an update: first the blocks of rows, then those of columns.
+  void (*pack_terms)(const LinearUpdate& update, int64_t begin, int64_t end);
+  // Blocks of rows × columns, all those of some rows after each other, of packed terms.
+  void (*linear_update)(const LinearUpdate& update, int64_t begin, int64_t end);
   // Tasks begin … end.
   void (*convolution_update)(const ConvolutionUpdate& update, int64_t begin, int64_t end);
   // Planes begin … end: pool(h + Δh) − pool(h).

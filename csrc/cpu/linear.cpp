@@ -57,11 +57,11 @@ TwoTensors update(const Tensor& post, const Tensor& pre, double scale, bool with
   const int64_t sizes[] = {post.size(1), pre.size(1)};
   Tensor weight_update = empty({sizes, 2}, dtype);
   if (dtype == wide_dtype(post)) {
-    multiply(weight_update, transposed(wide(post)), wide(pre), scale);
+    run_linear_update(weight_update, wide(post), wide(pre), scale);
   } else {
     const Tensor product = empty({sizes, 2}, wide_dtype(post));
-    multiply(product, transposed(wide(post)), wide(pre));
-    run_elementwise(product, {.finish = Finish::scale, .scale = scale, .result = output(weight_update)});
+    run_linear_update(product, wide(post), wide(pre), scale);
+    run_elementwise(product, {.finish = Finish::scale, .scale = 1, .result = output(weight_update)});
   }
   return {weight_update, with_bias ? bias_update(post, scale, dtype) : no_bias_update(dtype)};
 }

@@ -1,31 +1,9 @@
 // SGD with momentum on a linear layer, the update riding on the matrix product.
 
-#include "cpu/dispatch.h"
 #include "cpu/operators.h"
 #include "cpu/update.h"
 
 namespace fastalign {
-
-namespace {
-
-// V ← V + λW, W ← W − ηV.
-void descend(const Tensor& parameter, const Tensor& velocity, double weight_decay, double learning_rate) {
-  if (is_half(parameter)) {
-    run_elementwise(
-        parameter,
-        {.finish = Finish::add, .scale = weight_decay, .operand = input(velocity), .result = output(velocity)});
-    run_elementwise(
-        velocity,
-        {.finish = Finish::add, .scale = -learning_rate, .operand = input(parameter), .result = output(parameter)});
-    return;
-  }
-  const Kernels& kernels = cpu_kernels();
-  const Output to = output(parameter), down = output(velocity);
-  parallel(parameter.numel(), 8 * elementwise_block,
-           [&](int64_t begin, int64_t end) { kernels.descend(to, down, weight_decay, learning_rate, begin, end); });
-}
-
-}  // namespace
 
 void linear_sgd_step_cpu(Tensor weight, const MaybeTensor& bias, Tensor weight_velocity,
                          const MaybeTensor& bias_velocity, const Tensor& post, const Tensor& pre, double scale,
@@ -46,19 +24,17 @@ void linear_sgd_step_cpu(Tensor weight, const MaybeTensor& bias, Tensor weight_v
     run_elementwise(
         *bias_velocity,
         {.finish = Finish::add, .scale = momentum, .operand = input(update), .result = output(*bias_velocity)});
-    descend(*bias, *bias_velocity, weight_decay, learning_rate);
+    descend(*bias, {*bias_velocity, momentum, weight_decay, learning_rate});
   }
-  if (is_half(weight)) {
-    const int64_t sizes[] = {weight.size(0), weight.size(1)};
-    const Tensor update = empty({sizes, 2}, ScalarType::Float);
-    multiply(update, transposed(wide(post)), wide(pre), scale);
-    run_elementwise(
-        weight_velocity,
-        {.finish = Finish::add, .scale = momentum, .operand = input(update), .result = output(weight_velocity)});
-  } else {
-    multiply(weight_velocity, transposed(post), pre, scale, momentum);
-  }
-  descend(weight, weight_velocity, weight_decay, learning_rate);
+  const Descent descent{weight_velocity, momentum, weight_decay, learning_rate};
+  if (!is_half(weight)) return run_linear_update(weight, post, pre, scale, &descent);
+  const int64_t sizes[] = {weight.size(0), weight.size(1)};
+  const Tensor update = empty({sizes, 2}, ScalarType::Float);
+  run_linear_update(update, wide(post), wide(pre), scale);
+  run_elementwise(
+      weight_velocity,
+      {.finish = Finish::add, .scale = momentum, .operand = input(update), .result = output(weight_velocity)});
+  descend(weight, descent);
 }
 
 }  // namespace fastalign

@@ -13,6 +13,19 @@ Tensor wide_feedback_term(const Tensor& error, const Tensor& feedback, const Ten
 // h − h_mod, contiguous, in the wide dtype.
 Tensor wide_difference(const Tensor& h, const Tensor& h_mod);
 
+// V ← μV + ΔW + λW, W ← W − ηV.
+struct Descent {
+  Tensor velocity;
+  double momentum, weight_decay, learning_rate;
+};
+
+// target = scale · postᵀ pre, or the step down its momentum; all of one wide dtype, the target and V contiguous.
+void run_linear_update(const Tensor& target, const Tensor& post, const Tensor& pre, double scale,
+                       const Descent* descent = nullptr);
+
+// V ← V + λW, W ← W − ηV.
+void descend(const Tensor& parameter, const Descent& descent);
+
 // scale · Σ post over all but its second dimension.
 Tensor bias_update(const Tensor& post, double scale, ScalarType dtype);
 

@@ -1,6 +1,6 @@
 // The CPU kernels, to be compiled once per level: the file that includes this one names the level's namespace
 // (FASTALIGN_LEVEL_NAMESPACE), its vectors (FASTALIGN_VECTOR_BYTES) and how many of them by four rows its registers
-// hold (FASTALIGN_TILE_VECTORS), and up to how many classes its projection is worth while (FASTALIGN_MOST_CLASSES),
+// hold (FASTALIGN_TILE_VECTORS), and up to how many terms its products are worth while (FASTALIGN_MOST_CLASSES),
 // after reading the system's headers and asking for its instruction set.
 
 #include "activation.h"
@@ -26,6 +26,7 @@ static_assert(FASTALIGN_MOST_CLASSES <= projection_classes);
 #include "cpu/level/epilogue.inl"
 #include "cpu/level/projection.inl"
 #include "cpu/level/sums.inl"
+#include "cpu/level/update.inl"
 #include "cpu/level/convolution.inl"
 #include "cpu/level/pooling.inl"
 #include "cpu/level/sgd.inl"
@@ -43,6 +44,8 @@ const Kernels kernels = {
     elementwise,
     projection,
     channel_sums,
+    pack_terms,
+    linear_update,
     convolution_update,
     max_pool2d_difference,
     descend,

@@ -24,19 +24,29 @@ struct IndicesUp : IndicesUp<count - 1, count - 1, i...> {};
 template <int... i>
 struct IndicesUp<0, i...> : Indices<i...> {};
 
+// The signal of a tile: element (row, class).
+template <typename W>
+struct Signal {
+  const W* data;
+  int64_t row_stride;
+  int64_t class_stride;
+};
+
 // Sums of the terms first_class … last_class; the sums of the classes before, if there are any, are added.
 template <typename W, int rows, int vectors>
-inline void tile(const W* signal, int64_t classes, int64_t first_class, int64_t last_class, const W* packed,
-                 int64_t packed_columns, W* sums) {
+inline void tile(Signal<W> signal, int64_t first_class, int64_t last_class, const W* packed, int64_t packed_columns,
+                 W* sums) {
   using Vector = typename VectorOf<W>::type;
   Vector sum[rows][vectors] = {};
   for (int64_t c = first_class; c < last_class; ++c) {
     Vector m[vectors];
-    memcpy(m, packed + c * packed_columns, sizeof(m));
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) memcpy(&m[v], packed + c * packed_columns + v * lanes<W>, sizeof(Vector));
+    const W* factors = signal.data + c * signal.class_stride;
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) sum[r][v] += signal[r * classes + c] * m[v];
+      for (int v = 0; v < vectors; ++v) sum[r][v] += factors[r * signal.row_stride] * m[v];
     }
   }
 #pragma GCC unroll 8
@@ -54,18 +64,30 @@ inline void tile(const W* signal, int64_t classes, int64_t first_class, int64_t 
   }
 }
 
-// A strip of columns for some rows. Long sums are taken in parts, which keeps their rounding errors small.
+// Some rows of tiles. Long sums are taken in parts, which keeps their rounding errors small.
+template <typename W, int rows, int vectors>
+inline void tile_in_parts(Signal<W> signal, int64_t classes, const W* packed, int64_t packed_columns, W* sums) {
+  constexpr int64_t part = 64;
+  int64_t first = 0;
+  do {
+    const int64_t last = first + part < classes ? first + part : classes;
+    tile<W, rows, vectors>(signal, first, last, packed, packed_columns, sums);
+    first = last;
+  } while (first < classes);
+}
+
+// The first `count` columns of a strip for some rows, and what fills the last vector up.
 template <typename W, int rows>
-void strip_of_tiles(const W* signal, int64_t classes, const W* packed, int64_t packed_columns, W* sums) {
-  constexpr int vectors = FASTALIGN_TILE_VECTORS, columns = vectors * lanes<W>, part = 64;
+void strip_of_tiles(Signal<W> signal, int64_t classes, const W* packed, int64_t packed_columns, int64_t count,
+                    W* sums) {
+  constexpr int vectors = FASTALIGN_TILE_VECTORS, columns = vectors * lanes<W>;
   static_assert(strip % columns == 0);
-  for (int column = 0; column < strip; column += columns) {
-    int64_t first = 0;
-    do {
-      const int64_t last = first + part < classes ? first + part : classes;
-      tile<W, rows, vectors>(signal, classes, first, last, packed + column, packed_columns, sums + column);
-      first = last;
-    } while (first < classes);
+  int column = 0;
+  for (; column + columns <= count; column += columns) {
+    tile_in_parts<W, rows, vectors>(signal, classes, packed + column, packed_columns, sums + column);
+  }
+  for (; column < count; column += lanes<W>) {
+    tile_in_parts<W, rows, 1>(signal, classes, packed + column, packed_columns, sums + column);
   }
 }
 
@@ -94,37 +116,49 @@ inline void transpose(const W* from, int64_t from_stride, W* to, int64_t to_stri
   for (int64_t i = 0; i < count; ++i) memcpy(to + i * to_stride, &square[i], sizeof(Vector));
 }
 
-// Columns first … first + count, as (classes, columns), the columns filled up with zeros.
+// A matrix (columns, classes) to pack.
 template <typename W>
-void pack(const Projection& p, int64_t first, int64_t count, int64_t packed_columns, W* packed) {
+struct Unpacked {
+  const W* data;
+  int64_t row_stride;
+  int64_t column_stride;
+};
+
+// Its columns first … first + count, as (classes, columns), the columns filled up with zeros.
+template <typename W>
+void pack(Unpacked<W> from, int64_t classes, int64_t first, int64_t count, int64_t packed_columns, W* packed) {
   constexpr int side = lanes<W>;
-  const int64_t row_stride = p.matrix_row_stride, column_stride = p.matrix_column_stride;
-  const W* matrix = static_cast<const W*>(p.matrix.data) + first * row_stride;
+  const int64_t row_stride = from.row_stride, column_stride = from.column_stride;
+  const W* matrix = from.data + first * row_stride;
   int64_t done = 0;
   if (row_stride == 1) {
-    for (int64_t c = 0; c < p.classes; ++c) {
-      memcpy(packed + c * packed_columns, matrix + c * column_stride, size_t(count) * sizeof(W));
+    for (int64_t c = 0; c < classes; ++c) {
+      const W* row = matrix + c * column_stride;
+      W* place = packed + c * packed_columns;
+      int64_t i = 0;
+      for (; i + side <= count; i += side) memcpy(place + i, row + i, FASTALIGN_VECTOR_BYTES);
+      for (; i < count; ++i) place[i] = row[i];
     }
     done = count;
-  } else if (column_stride == 1 && row_stride >= p.classes) {
+  } else if (column_stride == 1 && row_stride >= classes) {
     // A square may reach beyond its row, but not beyond the last one of the matrix.
-    const int64_t readable = (count - 1) * row_stride + p.classes;
+    const int64_t readable = (count - 1) * row_stride + classes;
     for (; done + side <= count; done += side) {
-      const int64_t last_class = (p.classes - 1) / side * side;
+      const int64_t last_class = (classes - 1) / side * side;
       if ((done + side - 1) * row_stride + last_class + side > readable) break;
-      for (int64_t c = 0; c < p.classes; c += side) {
-        const int64_t left = p.classes - c < side ? p.classes - c : side;
+      for (int64_t c = 0; c < classes; c += side) {
+        const int64_t left = classes - c < side ? classes - c : side;
         transpose(matrix + done * row_stride + c, row_stride, packed + c * packed_columns + done, packed_columns, left);
       }
     }
   }
   for (; done < count; ++done) {
-    for (int64_t c = 0; c < p.classes; ++c) {
+    for (int64_t c = 0; c < classes; ++c) {
       packed[c * packed_columns + done] = matrix[done * row_stride + c * column_stride];
     }
   }
   if (count == packed_columns) return;
-  for (int64_t c = 0; c < p.classes; ++c) {
+  for (int64_t c = 0; c < classes; ++c) {
     memset(packed + c * packed_columns + count, 0, size_t(packed_columns - count) * sizeof(W));
   }
 }
@@ -151,11 +185,11 @@ int64_t tiles(const Projection& p, const Epilogue& epilogue, const W* packed, in
               int64_t count, int64_t row, int64_t last_row) {
   alignas(64) W sums[rows * strip];
   for (; row + rows <= last_row; row += rows) {
-    const W* signal = static_cast<const W*>(p.signal) + row * p.classes;
+    const Signal<W> signal{static_cast<const W*>(p.signal) + row * p.classes, p.classes, 1};
     for (int64_t column = 0; column < count; column += strip) {
-      strip_of_tiles<W, rows>(signal, p.classes, packed + column, packed_columns, sums);
-      finish_tile(epilogue, sums, rows, row * epilogue.columns + first + column,
-                  count - column < strip ? count - column : int64_t(strip));
+      const int64_t width = count - column < strip ? count - column : int64_t(strip);
+      strip_of_tiles<W, rows>(signal, p.classes, packed + column, packed_columns, width, sums);
+      finish_tile(epilogue, sums, rows, row * epilogue.columns + first + column, width);
     }
   }
   return row;
@@ -168,6 +202,7 @@ void projection_in(const Projection& p, const Epilogue& epilogue, int64_t begin,
   const int64_t room = p.classes == 0 ? most_columns : capacity / p.classes / strip * strip;
   const int64_t most_tasks = (room < most_columns ? room : most_columns) / strip;
   const int64_t column_tasks = (epilogue.columns + strip - 1) / strip;
+  const Unpacked<W> matrix{static_cast<const W*>(p.matrix.data), p.matrix_row_stride, p.matrix_column_stride};
   while (begin < end) {
     const int64_t task = begin % column_tasks;
     int64_t tasks = column_tasks - task < end - begin ? column_tasks - task : end - begin;
@@ -176,7 +211,7 @@ void projection_in(const Projection& p, const Epilogue& epilogue, int64_t begin,
     const int64_t count = epilogue.columns - first < packed_columns ? epilogue.columns - first : packed_columns;
     int64_t row = begin / column_tasks * projection_rows;
     const int64_t last_row = row + projection_rows < p.rows ? row + projection_rows : p.rows;
-    pack(p, first, count, packed_columns, packed);
+    pack(matrix, p.classes, first, count, packed_columns, packed);
     row = tiles<W, 4>(p, epilogue, packed, packed_columns, first, count, row, last_row);
     row = tiles<W, 2>(p, epilogue, packed, packed_columns, first, count, row, last_row);
     tiles<W, 1>(p, epilogue, packed, packed_columns, first, count, row, last_row);

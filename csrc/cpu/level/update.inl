@@ -1,0 +1,110 @@
+// The update of a linear layer for few samples: its sums never leave the first-level cache before they are used up.
+//
+// Both terms are packed, so that a vector holds neighbouring inputs and a line of memory neighbouring units; a tile of
+// the update stays in registers, and the weights are fetched one tile ahead.
+
+template <typename W>
+void fetch_tile(const W* tensor, int64_t rows, int64_t stride, int64_t count) {
+  constexpr int64_t line = 64 / sizeof(W);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < count; i += line) __builtin_prefetch(tensor + r * stride + i, 1);
+  }
+}
+
+// V ← μV + ΔW + λW, W ← W − ηV, without reading W for its decay where there is none.
+template <typename W, bool decays>
+inline void descend_by(const LinearUpdate& u, const W* sum, W* velocity, W* parameter, int64_t count) {
+  const W scale = W(u.scale), momentum = W(u.momentum), weight_decay = W(u.weight_decay);
+  const W learning_rate = W(u.learning_rate);
+  FASTALIGN_VECTORIZE for (int64_t i = 0; i < count; ++i) {
+    W v = momentum * velocity[i] + scale * sum[i];
+    if (decays) v += weight_decay * parameter[i];
+    velocity[i] = v;
+    parameter[i] -= learning_rate * v;
+  }
+}
+
+// Rows of a tile of sums, `strip` apart, into the weights from `place` on.
+template <typename W>
+inline void sink(const LinearUpdate& u, const W* sums, int64_t rows, int64_t place, int64_t count) {
+  for (int64_t r = 0; r < rows; ++r, sums += strip, place += u.columns) {
+    W* target = static_cast<W*>(u.target) + place;
+    W* velocity = u.velocity == nullptr ? nullptr : static_cast<W*>(u.velocity) + place;
+    if (velocity == nullptr) {
+      const W scale = W(u.scale);
+      FASTALIGN_VECTORIZE for (int64_t i = 0; i < count; ++i) target[i] = scale * sums[i];
+    } else if (u.weight_decay == 0) {
+      descend_by<W, false>(u, sums, velocity, target, count);
+    } else {
+      descend_by<W, true>(u, sums, velocity, target, count);
+    }
+  }
+}
+
+template <typename W, int rows>
+int64_t update_tiles(const LinearUpdate& u, const W* post, const W* pre, int64_t first_row, int64_t row,
+                     int64_t last_row, int64_t column, int64_t count) {
+  alignas(64) W sums[rows * strip];
+  for (; row + rows <= last_row; row += rows) {
+    const int64_t place = row * u.columns + column, ahead = place + rows * u.columns;
+    if (row + 2 * rows <= u.rows) {
+      fetch_tile(static_cast<const W*>(u.target) + ahead, rows, u.columns, count);
+      if (u.velocity != nullptr) fetch_tile(static_cast<const W*>(u.velocity) + ahead, rows, u.columns, count);
+    }
+    const Signal<W> signal{post + row - first_row, 1, update_rows};
+    strip_of_tiles<W, rows>(signal, u.samples, pre, strip, count, sums);
+    if (count == strip) {
+      sink(u, sums, rows, place, strip);
+    } else {
+      sink(u, sums, rows, place, count);
+    }
+  }
+  return row;
+}
+
+template <typename W>
+void linear_update_in(const LinearUpdate& u, int64_t begin, int64_t end) {
+  const int64_t column_blocks = (u.columns + strip - 1) / strip;
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t row_block = task / column_blocks, column_block = task % column_blocks;
+    const int64_t first_row = row_block * update_rows, column = column_block * strip;
+    const int64_t count = u.columns - column < strip ? u.columns - column : int64_t(strip);
+    const int64_t last_row = first_row + update_rows < u.rows ? first_row + update_rows : u.rows;
+    const W* post = static_cast<const W*>(u.packed_post) + row_block * u.samples * update_rows;
+    const W* pre = static_cast<const W*>(u.packed_pre) + column_block * u.samples * strip;
+    int64_t row = first_row;
+    row = update_tiles<W, 6>(u, post, pre, first_row, row, last_row, column, count);
+    row = update_tiles<W, 2>(u, post, pre, first_row, row, last_row, column, count);
+    update_tiles<W, 1>(u, post, pre, first_row, row, last_row, column, count);
+  }
+}
+
+void linear_update(const LinearUpdate& update, int64_t begin, int64_t end) {
+  if (update.dtype == Dtype::float64) return linear_update_in<double>(update, begin, end);
+  linear_update_in<float>(update, begin, end);
+}
+
+// Blocks begin … end of a term (samples, units) as (blocks, samples, width).
+template <typename W>
+void pack_blocks(Unpacked<W> term, int64_t samples, int64_t units, int64_t width, void* packed, int64_t begin,
+                 int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t first = i * width, count = units - first < width ? units - first : width;
+    pack(term, samples, first, count, width, static_cast<W*>(packed) + i * samples * width);
+  }
+}
+
+template <typename W>
+void pack_terms_in(const LinearUpdate& u, int64_t begin, int64_t end) {
+  const Unpacked<W> post{static_cast<const W*>(u.post), u.post_strides[1], u.post_strides[0]};
+  const Unpacked<W> pre{static_cast<const W*>(u.pre), u.pre_strides[1], u.pre_strides[0]};
+  const int64_t row_blocks = (u.rows + update_rows - 1) / update_rows;
+  const int64_t middle = begin > row_blocks ? begin : end < row_blocks ? end : row_blocks;
+  pack_blocks(post, u.samples, u.rows, update_rows, u.packed_post, begin, middle);
+  pack_blocks(pre, u.samples, u.columns, strip, u.packed_pre, middle - row_blocks, end - row_blocks);
+}
+
+void pack_terms(const LinearUpdate& update, int64_t begin, int64_t end) {
+  if (update.dtype == Dtype::float64) return pack_terms_in<double>(update, begin, end);
+  pack_terms_in<float>(update, begin, end);
+}
