@@ -66,6 +66,29 @@ class Stage:
             if isinstance(link, ModuleLink):
                 yield from link.module.parameters()
 
+    def signature(self) -> tuple[object, ...] | None:
+        """What decides the kernels of a step, besides the rule and shapes; None where it is a module's own code."""
+        layer = self.native
+        if layer is not self.layer or (layer is not None and is_watched(layer)):
+            return None
+        found: list[object] = []
+        if layer is not None:
+            for parameter in layer._parameters.values():
+                if parameter is not None:
+                    found += (id(parameter), parameter.data_ptr(), parameter.dtype, parameter.requires_grad)
+        if isinstance(layer, torch.nn.Conv2d):
+            found += (layer.stride, layer.padding, layer.dilation, layer.groups)
+        for link in (self.activation, *self.links):
+            if isinstance(link, ModuleLink):
+                if type(link.module) is not torch.nn.Flatten or is_watched(link.module):
+                    return None
+                found += (link.module.start_dim, link.module.end_dim)
+            elif is_watched(*link.modules):
+                return None
+            elif link.dropout is not None:
+                found += (link.dropout.training, link.dropout.p)
+        return tuple(found)
+
     def run(self, x: Tensor) -> Tensor:
         """The stage's output as its modules compute it."""
         if self.layer is not None:

@@ -15,7 +15,7 @@ from fastalign.initialisation import draw_weight
 from fastalign.nn.compiler import uncompiled
 from fastalign.nn.plan import ModuleLink, Stage, flatten, make_plan, single_tensor
 from fastalign.nn.run import NetworkStep, StepFunction, one_hot_target
-from fastalign.rules import BP, DFA, DRTP, FA, IFA, PEPITA, Rule, named
+from fastalign.rules import BP, DFA, DRTP, FA, IFA, PEPITA, RULES, Rule, named
 
 
 class Sequential(torch.nn.Sequential):
@@ -160,6 +160,26 @@ class Sequential(torch.nn.Sequential):
             raise ValueError("target: DRTP needs it while training, call net(x, target); got None")
         self._keep_out_of_broadcasts()
         return NetworkStep(stages, self.layer_rules, self.feedback, self.projection, target)
+
+    def signature(self, batch: int) -> tuple[object, ...] | None:
+        """What decides which kernels a step on a batch of this size calls, besides what x and the target are.
+
+        None where modules run code of their own, which may do something else at every step.
+        """
+        found: list[object] = []
+        for rule in self.layer_rules:
+            if type(rule) not in RULES.values():
+                return None
+            found += (type(rule), *vars(rule).values(), rule.sample_error_scale(batch))
+        for stage in self._stages():
+            signature = stage.signature()
+            if signature is None:
+                return None
+            found += signature
+        for matrix in self._buffers.values():
+            if matrix is not None:
+                found += (id(matrix), matrix.data_ptr(), matrix.dtype)
+        return tuple(found)
 
     def input_gradient(self, x: Tensor, loss_fn: Callable[[Tensor], Tensor]) -> Tensor:
         """∂loss/∂x by backpropagation, whatever the rule.

@@ -70,9 +70,12 @@ class Trainer:
             freeze_filters(self.network)
         self.model = self.processes.wrap(self.network)
         self._needs_target = rules.RULES[rule].needs_target
-        self.loss: Loss = loss_named(for_rule.loss or recipe.loss)
+        self._loss_name = for_rule.loss or recipe.loss
+        self.loss: Loss = loss_named(self._loss_name)
         self.optimizer = make_optimizer(recipe.optimizer, self.network.parameters(), self.learning_rate)
-        self._train_step = TrainStep(self.network, loss=self._noted_loss, optimizer=self.optimizer)
+        self._train_step = TrainStep(
+            self.network, loss=self._loss_name, optimizer=self.optimizer, reduction=recipe.reduction
+        )
 
         self.epochs_done = 0
         self.permutations = torch.Generator().manual_seed(seed)
@@ -169,20 +172,24 @@ class Trainer:
         part = self.processes.shard(batch)
         images, labels = self.splits.train.images[part], self.splits.train.labels[part]
         if self.processes.count == 1:
-            self._train_step.step(images, labels)
+            loss = self._train_step.step(images, labels)
+            assert self._train_step.outputs is not None
+            self._note(
+                loss * len(labels) if self.recipe.reduction == "mean" else loss, self._train_step.outputs, labels
+            )
             return
         self.processes.share_of_updates = len(part) / len(batch) if self.recipe.reduction == "mean" else 1.0
         outputs = self.model(images, target=labels) if self._needs_target else self.model(images)
-        self._noted_loss(outputs, labels).backward()
+        loss = self.loss(outputs, labels)
+        self._note(loss.detach(), outputs.detach(), labels)
+        (loss / len(labels) if self.recipe.reduction == "mean" else loss).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def _noted_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The loss in the recipe's reduction; its sum and the number of wrong outputs are added to the epoch's."""
-        loss = self.loss(outputs, labels)
-        self._loss_so_far += loss.detach()
-        self._wrong_so_far += (outputs.detach().argmax(1) != labels).sum()
-        return loss / len(labels) if self.recipe.reduction == "mean" else loss
+    def _note(self, loss: Tensor, outputs: Tensor, labels: Tensor) -> None:
+        """Add a batch's summed loss and its number of wrong outputs to the epoch's."""
+        self._loss_so_far += loss
+        self._wrong_so_far += (outputs.argmax(1) != labels).sum()
 
     def _agree_to_stop(self, interrupted: Callable[[], bool], batch: int) -> bool:
         if self.processes.count > 1 and batch % BATCHES_BETWEEN_AGREEMENTS:

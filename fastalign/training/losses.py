@@ -6,6 +6,7 @@ are summed in float32. The reduction "mean" divides the sum by N, whatever the n
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -48,4 +49,43 @@ def _at_least_float32(outputs: Tensor) -> Tensor:
 
 
 def _one_hot(labels: Tensor, outputs: Tensor) -> Tensor:
-    return F.one_hot(labels, outputs.shape[1]).to(outputs.dtype)
+    return torch.zeros_like(outputs).scatter_(1, labels.unsqueeze(1), 1)
+
+
+def loss_and_gradient(loss: str | Loss, reduction: str = "mean") -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """A function of (outputs, labels) that returns the loss and ∂loss/∂outputs, outside of autograd.
+
+    loss: the name of one, in this reduction over the batch, or a callable that returns a scalar.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if loss == "cross_entropy":
+        return functools.partial(_cross_entropy, reduction)
+    function = _reduced(loss_named(loss), reduction) if isinstance(loss, str) else loss
+
+    def differentiate(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            leaf = outputs.detach().requires_grad_()
+            value = function(leaf, labels)
+            (gradient,) = torch.autograd.grad(value, leaf)
+        return value.detach(), gradient
+
+    return differentiate
+
+
+def _reduced(loss: Loss, reduction: str) -> Loss:
+    return loss if reduction == "sum" else lambda outputs, labels: loss(outputs, labels) / len(labels)
+
+
+def _cross_entropy(reduction: str, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax cross-entropy and its gradient softmax(a_L) − y, by autograd's own kernels."""
+    logits = _at_least_float32(outputs)
+    log_probabilities = torch.log_softmax(logits, 1)
+    ignored = -100
+    how = {"mean": 1, "sum": 2}[reduction]
+    loss, weight = torch.ops.aten.nll_loss_forward(log_probabilities, labels, None, how, ignored)
+    one = torch.ones_like(loss)
+    gradient = torch.ops.aten.nll_loss_backward(one, log_probabilities, labels, None, how, ignored, weight)
+    gradient = torch.ops.aten._log_softmax_backward_data(gradient, log_probabilities, 1, logits.dtype)
+    return loss, gradient.to(outputs.dtype)

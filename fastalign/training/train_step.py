@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,34 +15,18 @@ from fastalign.nn.shapes import as_matrix
 from fastalign.ops.autocast import autocasts
 from fastalign.ops.schemas import kernels
 from fastalign.rules import Update
+from fastalign.training.losses import REDUCTIONS, Loss, loss_and_gradient
+from fastalign.training.replay import Program, record
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def _cross_entropy(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean softmax cross-entropy and its gradient (softmax(a_L) − y) / N, by autograd's own kernels."""
-    # Autocast widens a cross-entropy.
-    logits = outputs.float() if outputs.itemsize < 4 and autocasts(outputs.device) else outputs
-    log_probabilities = torch.log_softmax(logits, 1)
-    mean, ignored = 1, -100
-    loss, weight = torch.ops.aten.nll_loss_forward(log_probabilities, labels, None, mean, ignored)
-    one = torch.ones_like(loss)
-    gradient = torch.ops.aten.nll_loss_backward(one, log_probabilities, labels, None, mean, ignored, weight)
-    gradient = torch.ops.aten._log_softmax_backward_data(gradient, log_probabilities, 1, logits.dtype)
-    return loss, gradient.to(outputs.dtype)
+_MOST_REPLAYS = 8
 
 
-def _differentiated(loss: Loss) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Any loss, with its gradient by autograd."""
+@dataclass(frozen=True)
+class _Replay:
+    """A recorded step, which returns loss, outputs, and the gradients of these parameters."""
 
-    def loss_and_gradient(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            leaf = outputs.detach().requires_grad_()
-            value = loss(leaf, labels)
-            (gradient,) = torch.autograd.grad(value, leaf)
-        return value.detach(), gradient
-
-    return loss_and_gradient
+    program: Program
+    parameters: list[Tensor]
 
 
 def _is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
@@ -65,23 +50,35 @@ class TrainStep:
     its own `step()`. The state lives in the optimizer, so that checkpoints, learning-rate schedules and a change to
     the plain loop and back work in mid-training. Hooks on parameters are not called: there is no backward pass.
 
+    Where nothing but the numbers changes from step to step (layers, activations and dropout of this library, a loss by
+    name), the kernels that a step calls are recorded and then replayed without the Python around them. Whatever else
+    changes, a learning rate, a mode, the size of a batch, is noticed.
+
     Args:
         network: with a rule.
-        loss: "cross_entropy" (mean over the batch), or a callable (outputs, labels) → scalar.
+        loss: the name of one in `fastalign.training.losses`, or a callable (outputs, labels) → scalar.
         optimizer: over the network's parameters.
+        reduction: of a loss by name over the batch, "mean" or "sum".
 
     Raises:
-        ValueError: for an unknown loss, or a network without a rule.
+        ValueError: for an unknown loss or reduction, or a network without a rule.
     """
 
-    def __init__(self, network: Sequential, *, loss: str | Loss, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, network: Sequential, *, loss: str | Loss, optimizer: torch.optim.Optimizer, reduction: str = "mean"
+    ) -> None:
         if network.rule is None:
             raise ValueError("network: expected one with a rule (set_rule), got None")
-        if isinstance(loss, str) and loss != "cross_entropy":
-            raise ValueError(f"loss: expected 'cross_entropy' or a callable, got {loss!r}")
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"reduction: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}")
         self.network = network
         self.optimizer = optimizer
-        self._loss = _cross_entropy if isinstance(loss, str) else _differentiated(loss)
+        self.outputs: Tensor | None = None
+        """The network's output for the last batch."""
+        self._loss_is_known = isinstance(loss, str)
+        self._loss = loss_and_gradient(loss, reduction)
+        self._replays: dict[object, _Replay | None] = {}
+        self._last_signature: object = None
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor) -> Tensor:
@@ -90,24 +87,83 @@ class TrainStep:
         Raises:
             ValueError: as the network's forward.
         """
+        signature = self._signature(x, y) if self._loss_is_known else None
+        replay = self._replays.get(signature)
+        if replay is not None:
+            loss, self.outputs, *gradients = replay.program(x, y)
+            self._finish(replay.parameters, gradients)
+            return loss
+        # Once may be once: a learning rate that changes with every step is not worth a recording.
+        again = signature is not None and signature == self._last_signature and signature not in self._replays
+        self._last_signature = signature
+        return self._record(signature, x, y) if again else self._step(x, y)
+
+    def _signature(self, x: Tensor, y: Tensor) -> object:
+        """What decides which kernels a step calls; None where it cannot be told."""
+        network = self.network.signature(x.shape[0]) if x.dim() else None
+        if network is None or autocasts(x.device):
+            return None
+        fuses_sgd = _is_plain_sgd(self.optimizer)
+        found: list[object] = [*network, fuses_sgd]
+        for tensor in (x, y):
+            found += (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if fuses_sgd:
+            state = self.optimizer.state
+            for group in self.optimizer.param_groups:
+                found += (group["lr"], group["momentum"], group["weight_decay"])
+                for parameter in group["params"]:
+                    velocity = state[parameter].get("momentum_buffer") if parameter in state else None
+                    found += (id(parameter), None if velocity is None else velocity.data_ptr())
+        return tuple(found)
+
+    def _record(self, signature: object, x: Tensor, y: Tensor) -> Tensor:
+        """A step like any other, which leaves its replay behind."""
+        states = (value for state in self.optimizer.state.values() for value in state.values())
+        lasting = (*self.network.parameters(), *self.network.buffers(), *(v for v in states if isinstance(v, Tensor)))
+        parameters: list[Tensor] = []
+
+        def calculate(x: Tensor, y: Tensor) -> list[Tensor]:
+            loss, outputs, gradients = self._calculate(x, y)
+            parameters.extend(gradients)
+            return [loss, outputs, *gradients.values()]
+
+        (loss, self.outputs, *gradients), program = record(calculate, (x, y), lasting)
+        if len(self._replays) == _MOST_REPLAYS:
+            self._replays.clear()
+        self._replays[signature] = None if program is None else _Replay(program, parameters)
+        self._finish(parameters, gradients)
+        return loss
+
+    def _step(self, x: Tensor, y: Tensor) -> Tensor:
+        loss, self.outputs, gradients = self._calculate(x, y)
+        self._finish(list(gradients), list(gradients.values()))
+        return loss
+
+    def _calculate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, dict[Tensor, Tensor]]:
+        """Loss, outputs and the gradients that are left to the optimizer."""
         run = self.network.new_step(x, y if any(r.needs_target for r in self.network.layer_rules) else None)
-        loss, gradient = self._loss(run.forward(x), y)
+        outputs = run.forward(x)
+        loss, gradient = self._loss(outputs, y)
         updates = run.updates(tuple(run.release()), gradient)
         # The parts of a weight that stands in several layers must come together before it moves.
         if _is_plain_sgd(self.optimizer) and not run.shares_parameters:
             self._apply_as_sgd(updates)
-        else:
-            self._store_gradients(updates)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        return loss
+            return loss, outputs, {}
+        return loss, outputs, _gradients(updates)
 
-    def _store_gradients(self, updates: Iterator[Update]) -> None:
-        for layer, post, pre, scale, with_bias in updates:
-            for parameter, gradient in as_pass(layer).gradients(post, pre, scale, with_bias).items():
-                if parameter.requires_grad:
-                    gradient = gradient.to(parameter.dtype)
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    def _finish(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        """The optimizer's own step if gradients are left to it, else what its users look for after one."""
+        if not gradients and _is_plain_sgd(self.optimizer):
+            self.optimizer._opt_called = True  # type: ignore[attr-defined]  # as schedulers of learning rates ask
+            # Kernels of our own write unseen by autograd, which must notice weights that change before a backward pass.
+            torch.autograd.graph.increment_version(
+                [p for group in self.optimizer.param_groups for p in group["params"]]
+            )
+            return
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
     def _apply_as_sgd(self, updates: Iterator[Update]) -> None:
         sgd = _PlainSGD(self.optimizer)
@@ -119,7 +175,16 @@ class TrainStep:
                 waiting = []
             waiting.append(update)
         sgd.apply(waiting)
-        self.optimizer._opt_called = True  # type: ignore[attr-defined]  # as its own step tells learning-rate schedulers
+
+
+def _gradients(updates: Iterator[Update]) -> dict[Tensor, Tensor]:
+    found: dict[Tensor, Tensor] = {}
+    for layer, post, pre, scale, with_bias in updates:
+        for parameter, gradient in as_pass(layer).gradients(post, pre, scale, with_bias).items():
+            if parameter.requires_grad:
+                gradient = gradient.to(parameter.dtype)
+                found[parameter] = found[parameter] + gradient if parameter in found else gradient
+    return found
 
 
 class _PlainSGD:
@@ -138,7 +203,7 @@ class _PlainSGD:
         if len(updates) == 1 and self._apply_fused(updates[0]):
             return
         for layer, post, pre, scale, with_bias in updates:
-            for parameter, gradient in as_pass(layer).gradients(post, pre, scale, with_bias).items():
+            for parameter, gradient in asas_pass(layer).gradients(post, pre, scale, with_bias).items():
                 if parameter in self._groups:
                     velocity, decay = self._velocity(parameter)
                     velocity.mul_(decay).add_(gradient)
@@ -172,8 +237,6 @@ class _PlainSGD:
             group["weight_decay"],
             group["lr"],
         )
-        # A kernel of our own writes unseen by autograd, which must notice weights that change before a backward pass.
-        torch.autograd.graph.increment_version(weight if bias is None else (weight, bias))
         return True
 
     def _velocity(self, parameter: Tensor) -> tuple[Tensor, float]:

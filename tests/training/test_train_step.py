@@ -102,8 +102,8 @@ def network(name: str, rule: str = "dfa", dtype: torch.dtype = torch.float64) ->
     return nn.Sequential(*NETWORKS[name](), rule=RULES[rule], input_shape=SHAPES[NETWORKS[name]]).to(dtype)
 
 
-def batches(name: str, count: int = 4) -> list[Batch]:
-    """The last one is smaller."""
+def batches(name: str, count: int = 7) -> list[Batch]:
+    """Enough for replays of recorded steps. The last one is smaller."""
     generator = torch.Generator().manual_seed(1)
     sizes = [6] * (count - 1) + [4]
     return [
@@ -298,7 +298,7 @@ def test_under_autocast(rule: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         expected = loop(*plain, batches("convolutional"))
         found = steps(*fused, batches("convolutional"))
-    assert [loss.dtype for loss in found] == [torch.float32] * 4
+    assert [loss.dtype for loss in found] == [torch.float32] * len(found)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
     assert_same(fused, plain, rtol=1e-5, atol=1e-6)
 
@@ -341,8 +341,10 @@ def test_what_it_cannot_take_is_refused() -> None:
     with pytest.raises(ValueError, match=r"network: expected one with a rule \(set_rule\), got None"):
         TrainStep(net, loss="cross_entropy", optimizer=optimizer)
     net.set_rule("bp")
-    with pytest.raises(ValueError, match=r"loss: expected 'cross_entropy' or a callable, got 'mse'"):
-        TrainStep(net, loss="mse", optimizer=optimizer)
+    with pytest.raises(ValueError, match=r"loss is 'hinge', expected one of cross_entropy, .*mse"):
+        TrainStep(net, loss="hinge", optimizer=optimizer)
+    with pytest.raises(ValueError, match=r"reduction: expected one of mean, sum, got 'none'"):
+        TrainStep(net, loss="mse", optimizer=optimizer, reduction="none")
     before = [p.clone() for p in net.parameters()]
     with pytest.raises(ValueError, match=r"input: expected shape \(N, 8\)"):
         TrainStep(net, loss="cross_entropy", optimizer=optimizer).step(
