@@ -33,7 +33,9 @@ class LayerPass:
         """Whether its δ goes on to what is below, through its weights."""
         self.updates_at_once = False
         """Whether its rule has the updates of all its layers at once."""
-        self._feedback = -1
+        self.rows_beside: Tensor | None = None
+        """Rows that a linear layer without a bias multiplies by its weight along with its input."""
+        self._feedback = self._products_beside = -1
         self._local_gradients: dict[Tensor, Tensor] = {}
         self._tape = tape
         self._links: list[ActivationPass | ModulePass] = []
@@ -94,7 +96,13 @@ class LayerPass:
             return activation.forward(self._observed(x, a.reshape(shape)), keep)
         p, seed = activation.draw_dropout(x)
         keep_a = activation.needs_preactivation(keep)
+        samples = rows.shape[0]
+        if self.rows_beside is not None and bias is None:
+            rows = torch.cat((rows, self.rows_beside.to(rows.dtype)))
         h, a = kernels.linear_forward(rows, weight, bias, int(activation.function), p, seed, keep_a)
+        if rows.shape[0] > samples:
+            self._products_beside = self._tape.keep((a if keep_a else h)[samples:])
+            h, a = h[:samples], a[:samples]
         h = in_shape(h, shape)
         activation.keep(in_shape(a, shape) if keep_a else h, keep)
         return h
@@ -136,6 +144,11 @@ class LayerPass:
     @property
     def input(self) -> Tensor:
         return self._tape[self._input]
+
+    @property
+    def products_beside(self) -> Tensor | None:
+        """rows_beside · Wᵀ, where they were multiplied."""
+        return None if self._products_beside < 0 else self._tape[self._products_beside]
 
     def keep_feedback(self, matrix: Tensor | None) -> None:
         """Keep the layer's fixed matrix for the rule."""

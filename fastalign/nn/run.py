@@ -35,6 +35,7 @@ class NetworkStep:
         self._target = target
         self._projection = projection
         self._feedback = feedback
+        self._folds_projection = False
         self._delta: Tensor | None = None
         self.wants_input_gradient = False
         self._prelude, *self.layers = [LayerPass(stage, self._tape) for stage in stages]
@@ -56,6 +57,11 @@ class NetworkStep:
         """The network's output; with `keep` everything that the rules will ask for is kept."""
         h = self._prelude.forward(x, self._keep_prelude() if keep else Keep.NOTHING)
         sends_signal = x.requires_grad
+        if self._projection is not None and keep:
+            first = self.layers[0]
+            direct = first.is_linear and self._prelude.only_reshapes and h.dim() == 2
+            self._folds_projection = direct and h.shape[0] > self._projection.shape[1]
+            first.rows_beside = self._projection.T if self._folds_projection else None
         for layer, rule in zip(self.layers, self._rules, strict=True):
             layer.sends_signal, sends_signal = sends_signal, rule.passes_through_layers
             layer.updates_at_once = not (rule.passes_through_layers or rule.whole_network)
@@ -187,9 +193,16 @@ class NetworkStep:
         """Δh_0 as the first layer receives it."""
         return self._prelude.pass_on(modulation).reshape(self.layers[0].input_shape)
 
-    def input_difference_is_direct(self) -> bool:
-        """Whether the modulated input reaches a linear first layer unchanged but for its shape."""
-        return self.layers[0].is_linear and self._prelude.only_reshapes and len(self.layers[0].input_shape) == 2
+    def folded_projection(self) -> Tensor | None:
+        """W_1 F (n_1, C), where Δa_1 = (W_1 F) e is less work than W_1 (F e)."""
+        if not self._folds_projection:
+            return None
+        first = self.layers[0]
+        beside = first.products_beside
+        if beside is None:
+            # NOTE: with Fᵀ contiguous, which libraries multiply several times faster than the narrow W_1 F.
+            beside = self.projection.T.to(first.weight.dtype).contiguous() @ first.weight.T
+        return beside.T
 
 
 def _runs(rules: Sequence[Rule], layers: Sequence[LayerPass]) -> list[tuple[Rule, list[LayerPass]]]:

@@ -232,9 +232,9 @@ class Sequential(torch.nn.Sequential):
                 buffers[f"feedback_{i}"] = feedback_matrices.draw(rule.feedback, self._units[i], self._classes, like)
         if isinstance(rules[-1], PEPITA):
             rule = rules[-1]
-            buffers["projection"] = feedback_matrices.draw(
-                rule.projection, size, self._classes, like, rule.projection_scale
-            )
+            projection = feedback_matrices.draw(rule.projection, size, self._classes, like, rule.projection_scale)
+            # Every use of F multiplies by its rows of classes, which therefore lie in one piece.
+            buffers["projection"] = projection.T.contiguous().T
         return buffers
 
     def _sizes(self, rule: Rule, layers: Sequence[Stage], like: Tensor) -> tuple[int, tuple[int, ...], int]:

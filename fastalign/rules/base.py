@@ -96,8 +96,8 @@ class Step(Protocol):
     def first_input_difference(self, modulation: Tensor) -> Tensor:
         """Δh_0 as the first layer receives it, for a modulation of the input."""
 
-    def input_difference_is_direct(self) -> bool:
-        """Whether the modulated input reaches a linear first layer unchanged but for its shape."""
+    def folded_projection(self) -> Tensor | None:
+        """W_1 F (n_1, C), where a linear first layer makes Δa_1 = (W_1 F) e less work than W_1 (F e)."""
 
 
 class Update(NamedTuple):

@@ -102,12 +102,11 @@ class PEPITA(Rule):
         yield Update(output, post, self._presynaptic(output.input, delta_input), 1 / step.error_scale)
 
     def _first(self, step: Step, layer: Layer, signal: Tensor) -> tuple[Tensor, Tensor]:
-        """Δh_1 and its presynaptic term. Where it is less work Δa_1 is e (W_1 F)ᵀ, a product with K = C."""
-        if not step.input_difference_is_direct() or signal.shape[0] <= signal.shape[1]:
+        """Δh_1 and its presynaptic term."""
+        folded = step.folded_projection()
+        if folded is None:
             delta_input = step.first_input_difference(self._modulation(step, signal))
             return layer.difference(delta_input), self._presynaptic(layer.input, delta_input)
-        # NOTE: as Fᵀ W_1ᵀ with Fᵀ contiguous, which libraries multiply several times faster than the narrow W_1 F.
-        folded = (step.projection.T.to(layer.weight.dtype).contiguous() @ layer.weight.T).T
         if self.sign != 1:
             folded = folded * self.sign
         difference = layer.difference(signal, folded)

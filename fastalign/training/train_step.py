@@ -144,12 +144,12 @@ class TrainStep:
         run = self.network.new_step(x, y if any(r.needs_target for r in self.network.layer_rules) else None)
         outputs = run.forward(x)
         loss, gradient = self._loss(outputs, y)
-        updates = run.updates(tuple(run.release()), gradient)
+        kept = tuple(run.release())
         # The parts of a weight that stands in several layers must come together before it moves.
-        if _is_plain_sgd(self.optimizer) and not run.shares_parameters:
-            self._apply_as_sgd(updates)
-            return loss, outputs, {}
-        return loss, outputs, _gradients(updates)
+        if not _is_plain_sgd(self.optimizer) or run.shares_parameters:
+            return loss, outputs, {p: g for p, g in run.gradients(kept, gradient).items() if p.requires_grad}
+        self._apply_as_sgd(run.updates(kept, gradient))
+        return loss, outputs, {}
 
     def _finish(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """The optimizer's own step if gradients are left to it, else what its users look for after one."""
@@ -177,16 +177,6 @@ class TrainStep:
         sgd.apply(waiting)
 
 
-def _gradients(updates: Iterator[Update]) -> dict[Tensor, Tensor]:
-    found: dict[Tensor, Tensor] = {}
-    for layer, post, pre, scale, with_bias in updates:
-        for parameter, gradient in as_pass(layer).gradients(post, pre, scale, with_bias).items():
-            if parameter.requires_grad:
-                gradient = gradient.to(parameter.dtype)
-                found[parameter] = found[parameter] + gradient if parameter in found else gradient
-    return found
-
-
 class _PlainSGD:
     """SGD with momentum and weight decay as a sink of updates, on the state of torch's optimizer.
 
@@ -203,7 +193,7 @@ class _PlainSGD:
         if len(updates) == 1 and self._apply_fused(updates[0]):
             return
         for layer, post, pre, scale, with_bias in updates:
-            for parameter, gradient in asas_pass(layer).gradients(post, pre, scale, with_bias).items():
+            for parameter, gradient in as_pass(layer).gradients(post, pre, scale, with_bias).items():
                 if parameter in self._groups:
                     velocity, decay = self._velocity(parameter)
                     velocity.mul_(decay).add_(gradient)
