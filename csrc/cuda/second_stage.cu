@@ -64,6 +64,22 @@ void run(Device& device, const std::vector<SplitSum>& sums) {
 
 }  // namespace
 
+int64_t steps_of_part(int64_t tiles, int64_t steps, int multiprocessors) {
+  constexpr int64_t blocks_of_multiprocessor = 2;
+  constexpr int64_t least = 8;  // steps that are worth a part: it is written and read again
+  const int64_t parts = std::min(blocks_of_multiprocessor * multiprocessors / tiles, steps / least);
+  return parts > 1 ? (steps + parts - 1) / parts : std::max(steps, int64_t(1));
+}
+
+Sink sink_of_parts(Device& device, const Sink& sink, double scale, int64_t elements, int64_t parts, Dtype dtype,
+                   std::vector<SplitSum>& sums) {
+  const int64_t stride = part_stride(elements);
+  const int64_t bytes = dtype == Dtype::float64 ? sizeof(double) : sizeof(float);
+  void* const memory = device.scratch(static_cast<size_t>(parts * stride * bytes));
+  sums.push_back({memory, stride, parts, elements, scale, sink});
+  return {.target = {.data = memory}};
+}
+
 void second_stage(Device& device, const std::vector<SplitSum>& sums, Dtype dtype) {
   switch (dtype) {
     case Dtype::float64:

@@ -86,4 +86,16 @@ __device__ void apply_sink(const SinkParameters& sink, int64_t first, int64_t va
   }
 }
 
+// The same of one part of a sum: where there are several the sink writes them, in the dtype of sums, each from
+// `first_of_part` on.
+template <typename T, int count, typename W>
+__device__ void hand_over(const SinkParameters& sink, bool split, int64_t first_of_part, int64_t first, int64_t valid,
+                          const W (&sums)[count]) {
+  if (split) {
+    apply_sink<W>(sink, first_of_part + first, valid, sums);
+  } else {
+    apply_sink<T>(sink, first, valid, sums);
+  }
+}
+
 }  // namespace fastalign::cuda

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cuda/arithmetic.cuh"
+#include "cuda/difference.cuh"
 #include "cuda/dynamic_shared.cuh"
 #include "cuda/epilogue.cuh"
 #include "cuda/jobs.cuh"
@@ -70,24 +71,6 @@ struct UpdateTypes {
     std::conditional_t<kind == Post::Kind::feedback_term, SignalMemory<W>, NothingToForm> signal;
   };
 };
-
-// post = h − h_mod, where h is.
-template <typename Tile>
-__device__ void form_difference(Tile& h, const Tile& modulated) {
-  using T = typename Tile::Element;
-  constexpr int count = vector_elements<T>, across = Tile::length / count;
-#pragma unroll
-  for (int i = 0; i < Tile::lines * across / tile_threads; ++i) {
-    const int number = static_cast<int>(threadIdx.x) + i * tile_threads;
-    const int line = number / across, place = number % across * count;
-    T minuend[count], subtrahend[count];
-    read_neighbours(&h.line[line][place], minuend);
-    read_neighbours(&modulated.line[line][place], subtrahend);
-#pragma unroll
-    for (int j = 0; j < count; ++j) minuend[j] = T(Wide<T>(minuend[j]) - Wide<T>(subtrahend[j]));
-    write_neighbours(&h.line[line][place], minuend);
-  }
-}
 
 // post = (signal · Bᵀ) ⊙ f′(kept), where kept is: step by step, for the units from `first_unit` on and the samples
 // [first, end).
@@ -216,16 +199,6 @@ __device__ W sum_of_post(const Tile& post) {
   return sum;
 }
 
-template <typename T, int count, typename W>
-__device__ void hand_over(const UpdateJob& job, const SinkParameters& sink, int64_t stride, unsigned part,
-                          int64_t first, int64_t valid, const W (&sums)[count]) {
-  if (job.split) {
-    apply_sink<W>(sink, part * stride + first, valid, sums);
-  } else {
-    apply_sink<T>(sink, first, valid, sums);
-  }
-}
-
 template <Arithmetic arithmetic, Post::Kind kind>
 __global__ void __launch_bounds__(tile_threads, 2) update_kernel(const __grid_constant__ Jobs<UpdateJob> jobs) {
   using Types = UpdateTypes<arithmetic, kind>;
@@ -278,12 +251,12 @@ __global__ void __launch_bounds__(tile_threads, 2) update_kernel(const __grid_co
   visit_results<width>(memory.tiles, sums, [&](int row, int column, const W(&values)[width]) {
     const int64_t valid = job.pre.rows - (first_input + column);
     if (first_unit + row >= job.post.rows || valid <= 0) return;
-    hand_over<T>(job, job.weight, job.weight_stride, part, (first_unit + row) * job.pre.rows + first_input + column,
-                 valid, values);
+    hand_over<T>(job.weight, job.split, part * job.weight_stride,
+                 (first_unit + row) * job.pre.rows + first_input + column, valid, values);
   });
   if (has_bias && !second_half && first_unit + unit < job.post.rows) {
     const W values[1] = {bias + memory.bias[unit]};
-    hand_over<T>(job, job.bias, job.bias_stride, part, first_unit + unit, 1, values);
+    hand_over<T>(job.bias, job.split, part * job.bias_stride, first_unit + unit, 1, values);
   }
 }
 
@@ -354,24 +327,7 @@ UpdateJob job_of(const LinearUpdate& update) {
           .bias = {update.bias, update.scale}};
 }
 
-// A sink of the parts of a sum, which the second stage adds up for the sink that was asked for.
-SinkParameters sink_of_parts(Device& device, const Sink& sink, double scale, int64_t elements, int64_t parts,
-                             Dtype dtype, std::vector<SplitSum>& sums) {
-  const int64_t stride = part_stride(elements);
-  const int64_t bytes = dtype == Dtype::float64 ? sizeof(double) : sizeof(float);
-  void* const memory = device.scratch(static_cast<size_t>(parts * stride * bytes));
-  sums.push_back({memory, stride, parts, elements, scale, sink});
-  return {Sink{.target = {.data = memory}}, 1};
-}
-
 }  // namespace
-
-int64_t steps_of_part(int64_t tiles, int64_t steps, int multiprocessors) {
-  constexpr int64_t blocks_of_multiprocessor = 2;
-  constexpr int64_t least = 8;  // steps that are worth a part: it is written and read again
-  const int64_t parts = std::min(blocks_of_multiprocessor * multiprocessors / tiles, steps / least);
-  return parts > 1 ? divide_up(steps, parts) : std::max(steps, int64_t(1));
-}
 
 void fused_updates(Device& device, Post::Kind kind, const std::vector<LinearUpdate>& updates) {
   std::vector<UpdateJob> jobs;
@@ -394,10 +350,10 @@ void fused_updates(Device& device, Post::Kind kind, const std::vector<LinearUpda
     job.blocks = parts * job.tiles;
     job.split = parts > 1;
     if (!job.split) continue;
-    job.weight = sink_of_parts(device, update.weight, update.scale, units * inputs, parts, dtype, sums);
+    job.weight = {sink_of_parts(device, update.weight, update.scale, units * inputs, parts, dtype, sums), 1};
     job.weight_stride = part_stride(units * inputs);
     if (!update.bias.target) continue;
-    job.bias = sink_of_parts(device, update.bias, update.scale, units, parts, dtype, sums);
+    job.bias = {sink_of_parts(device, update.bias, update.scale, units, parts, dtype, sums), 1};
     job.bias_stride = part_stride(units);
   }
   jobs.erase(std::remove_if(jobs.begin(), jobs.end(), [](const UpdateJob& job) { return job.tiles == 0; }), jobs.end());

@@ -13,10 +13,6 @@ namespace fastalign::cuda {
 // Classes of a signal whose feedback term is formed within an update: its rows stay in shared memory.
 constexpr int64_t most_fused_classes = 32;
 
-// The steps of a sum of `steps` that a block takes, where `tiles` blocks would take them all: fewer where they leave
-// multiprocessors idle.
-int64_t steps_of_part(int64_t tiles, int64_t steps, int multiprocessors);
-
 // Updates of one dtype and one kind of post: one launch, and a second stage where sums are split.
 void fused_updates(Device& device, Post::Kind kind, const std::vector<LinearUpdate>& updates);
 
