@@ -129,7 +129,9 @@ TwoTensors update(const Tensor& post, const Tensor* post_mod, const Tensor& pre,
   Tensor kernel_update = empty({sizes, 4}, dtype);
   if (post.numel() == 0 || kernel_update.numel() == 0) {
     torch::stable::zero_(kernel_update);
-    return {kernel_update, with_bias ? bias_update(post, scale, dtype) : no_bias_update(dtype)};
+    if (!with_bias) return {kernel_update, no_bias_update(dtype)};
+    const Tensor given = post_mod == nullptr ? post : wide_difference(post, *post_mod);
+    return {kernel_update, bias_update(given, scale, dtype)};
   }
   if (own_kernel_takes(c, post, pre)) {
     const auto [products, totals] = own_sums(post, post_mod, pre, c);

@@ -74,6 +74,15 @@ class FmaSums {
     }
   }
 
+  // Adds other sums: a long one is as exact as its parts are short.
+  __device__ void add(const FmaSums& other) {
+#pragma unroll
+    for (int i = 0; i < rows; ++i) {
+#pragma unroll
+      for (int j = 0; j < columns; ++j) sum_[i][j] += other.sum_[i][j];
+    }
+  }
+
   __device__ void store(ResultTile<Sum>& results) const {
 #pragma unroll
     for (int i = 0; i < rows; ++i) {
