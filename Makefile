@@ -1,6 +1,7 @@
 # make run      trains BP, DFA and PEPITA side by side on the built-in digits
 # make test     runs every test
 # make lint     checks style and types; make format puts the style right
+# make kernels  checks the CUDA kernels' machine code, and writes their table into docs/kernels.md
 #
 # Each installs first what it needs and what changed: into the active environment if that has a torch on which fastalign
 # runs, else into .venv with the torch that pyproject.toml pins. TORCH=2.12.0 asks for another one, in .venv.
@@ -16,7 +17,9 @@ STAMP := $(PREFIX)/.fastalign-$(shell echo '$(CURDIR) $(TORCH)' | cksum | cut -d
 PIP := $(PREFIX)/bin/python3 -m pip install --quiet --disable-pip-version-check
 CSRC := $(shell find csrc -type f)
 
-.PHONY: install run test lint format
+TOOLS := build/triton/triton/backends/nvidia/bin
+
+.PHONY: install run test lint format kernels
 
 run: install
 	$(PREFIX)/bin/python3 -m fastalign demo
@@ -33,6 +36,13 @@ format: $(STAMP)-dev
 	$(PREFIX)/bin/ruff check --fix .
 	$(PREFIX)/bin/ruff format .
 	$(PREFIX)/bin/clang-format -i $(CSRC)
+
+kernels: install $(TOOLS)
+	PATH="$(TOOLS):$$PATH" $(PREFIX)/bin/python3 tests/build/machine_code.py fastalign/_C.abi3.so \
+	  --table docs/kernels.md --write
+
+$(TOOLS):
+	$(PIP) --no-deps --target build/triton triton
 
 install: $(STAMP)
 
