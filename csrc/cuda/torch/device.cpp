@@ -30,12 +30,7 @@ void* TorchDevice::scratch(size_t bytes) {
 
 bool TorchDevice::multiply(const cuda::View& result, const cuda::View& left, const cuda::View& right, double scale,
                            double keep) {
-  const auto tensor = [&](const cuda::View& view) {
-    const auto dimensions = static_cast<size_t>(view.dimensions);
-    return torch::stable::from_blob(view.data, {view.sizes, dimensions}, {view.strides, dimensions}, tensor_.device(),
-                                    scalar_type_of(view.dtype));
-  };
-  return multiply_on_cuda(tensor(result), tensor(left), tensor(right), scale, keep);
+  return multiply_on_cuda(tensor_of(result, tensor_), tensor_of(left, tensor_), tensor_of(right, tensor_), scale, keep);
 }
 
 }  // namespace fastalign

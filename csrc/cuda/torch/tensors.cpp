@@ -26,6 +26,20 @@ std::optional<Dtype> dtype_of(const Tensor& tensor) {
   }
 }
 
+ScalarType scalar_type_of(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::float64:
+      return ScalarType::Double;
+    case Dtype::float32:
+      return ScalarType::Float;
+    case Dtype::bfloat16:
+      return ScalarType::BFloat16;
+    case Dtype::float16:
+      break;
+  }
+  return ScalarType::Half;
+}
+
 bool on_one_device(const Tensor& one, const Tensor& other) { return one.device() == other.device(); }
 
 }  // namespace
@@ -54,20 +68,6 @@ int64_t sample_size(const Tensor& batch) {
   return elements;
 }
 
-ScalarType scalar_type_of(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::float64:
-      return ScalarType::Double;
-    case Dtype::float32:
-      return ScalarType::Float;
-    case Dtype::bfloat16:
-      return ScalarType::BFloat16;
-    case Dtype::float16:
-      break;
-  }
-  return ScalarType::Half;
-}
-
 Tensor reshaped(const Tensor& tensor, IntHeaderOnlyArrayRef sizes) {
   if (tensor.sizes().equals(sizes)) return tensor;
   return torch::stable::view(torch::stable::contiguous(tensor), sizes);
@@ -93,6 +93,12 @@ cuda::View view(const Tensor& tensor) {
 }
 
 cuda::View view(const MaybeTensor& tensor) { return tensor ? view(*tensor) : cuda::View{}; }
+
+Tensor tensor_of(const cuda::View& view, const Tensor& on) {
+  const auto dimensions = static_cast<size_t>(view.dimensions);
+  return torch::stable::from_blob(view.data, {view.sizes, dimensions}, {view.strides, dimensions}, on.device(),
+                                  scalar_type_of(view.dtype));
+}
 
 std::optional<cuda::Activity> activity(const Tensor& tensor, int64_t activation, double dropout,
                                        const MaybeTensor& seed) {

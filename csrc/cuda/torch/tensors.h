@@ -31,8 +31,6 @@ bool same_shape(const Tensor& one, const Tensor& other);
 bool is_batch(const Tensor& tensor);
 int64_t sample_size(const Tensor& batch);
 
-ScalarType scalar_type_of(Dtype dtype);
-
 // The tensor itself where it has the shape, else a view or a copy that does.
 Tensor reshaped(const Tensor& tensor, IntHeaderOnlyArrayRef sizes);
 // A batch as (N, H), unless it is a map (N, C, H, W).
@@ -45,6 +43,9 @@ Tensor empty_like(const Tensor& like);
 cuda::View view(const Tensor& tensor);
 // None where there is no tensor.
 cuda::View view(const MaybeTensor& tensor);
+
+// A view as a tensor again, on the device of another one.
+Tensor tensor_of(const cuda::View& view, const Tensor& on);
 
 // None where the activation or the dropout is not one that the kernels know.
 std::optional<cuda::Activity> activity(const Tensor& tensor, int64_t activation, double dropout = 0,

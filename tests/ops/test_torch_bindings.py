@@ -1,0 +1,216 @@
+"""The CUDA ops as torch calls them, on CPU tensors: their bindings in C++ over the kernels under the emulator."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import shlex
+import subprocess
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import emulator
+import pytest
+import torch
+from cases import CASES, DTYPES, LAYOUTS, SEED, WITH_DROPOUT, Arguments, Options, Size, arguments, call, truth_and_plain
+from compare import assert_as_accurate
+from torch import Tensor
+
+from fastalign import _native
+from fastalign.ops.schemas import SCHEMAS
+
+NAMESPACE = "fastalign_emulated"
+ASKS_CUDA = ("device.cpp", "library.cpp", "precision.cpp", "products.cpp")
+SMALL = Size(samples=5, classes=3, units=7, inputs=4)
+
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+
+
+class Bindings:
+    """The library of the bindings."""
+
+    def __init__(self) -> None:
+        emulator.kernels()
+        self._ops = torch.library.Library(NAMESPACE, "DEF")
+        for name, schema in SCHEMAS.items():
+            self._ops.define(name + schema)
+        path = build()
+        torch.ops.load_library(str(path))
+        self.library = ctypes.CDLL(str(path))
+        _native._define_references()
+
+    def has(self, op: str) -> bool:
+        return torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", "CPU")
+
+    def run(self, op: str, values: Sequence[Any]) -> tuple[tuple[Tensor, ...], int]:
+        """The results, and how many kernels were launched for them."""
+        if not self.has(op):
+            pytest.skip("this op has no CUDA kernel")
+        before = self.library.launches()
+        results = call(getattr(getattr(torch.ops, NAMESPACE), op), op, values)
+        return results, self.library.launches() - before
+
+
+def build() -> Path:
+    """The bindings and the emulated device, linked with the emulated kernels; only what changed is compiled again."""
+    import ninja
+
+    torch_folder = Path(torch.__file__).parent
+    includes = [f"-isystem{torch_folder / 'include'}", f"-isystem{emulator.cuda_headers()}"]
+    includes += [f"-I{path}" for path in (emulator.CSRC / "emulator" / "include", emulator.CSRC)]
+    includes.append(f"-isystem{sysconfig.get_path('include')}")
+    sources = [path for path in (emulator.CSRC / "cuda" / "torch").glob("*.cpp") if path.name not in ASKS_CUDA]
+    sources.append(Path(__file__).parent / "emulated" / "torch" / "device.cpp")
+    objects = {path: f"torch.{path.name}.o" for path in sorted(sources)}
+    flags = f"{emulator.USUAL} -fvisibility=hidden -DTORCH_TARGET_VERSION=0x020b000000000000 {shlex.join(includes)}"
+    libraries = f"libemulated.so libemulator.so -L{torch_folder / 'lib'} -ltorch_cpu"
+    lines = [
+        "rule binding",
+        f"  command = g++ {flags} -Wno-unused-parameter -O0 -MD -MF $out.d -c $in -o $out",
+        "  depfile = $out.d",
+        "rule library",
+        f"  command = g++ -shared -Wl,-rpath,'$$ORIGIN' $in {libraries} -o $out",
+        *(f"build {built}: binding {path}" for path, built in objects.items()),
+        f"build torch_bindings.so: library {' '.join(objects.values())}",
+    ]
+    (emulator.FOLDER / "torch_bindings.ninja").write_text("\n".join(lines) + "\n")
+    command = [str(Path(ninja.BIN_DIR) / "ninja"), "-f", "torch_bindings.ninja"]
+    built = subprocess.run(command, cwd=emulator.FOLDER, capture_output=True, text=True, check=False)
+    if built.returncode:
+        raise RuntimeError(f"the bindings did not build:\n{built.stdout}{built.stderr}")
+    return emulator.FOLDER / "torch_bindings.so"
+
+
+@functools.cache
+def loaded() -> Bindings:
+    return Bindings()
+
+
+@pytest.fixture
+def bindings() -> Iterator[Bindings]:
+    why = emulator.missing()
+    if why is not None:
+        pytest.skip(why)
+    yield loaded()
+    loaded().library.set_usable(True)
+    loaded().library.set_force(0)
+
+
+def check(bindings: Bindings, op: str, values: Arguments, native: bool = True) -> None:
+    """The results are as accurate as they must be, and own kernels have computed them, or not."""
+    results, launches = bindings.run(op, values)
+    for actual, (truth, plain) in zip(results, truth_and_plain(op, values), strict=True):
+        assert_as_accurate(actual, truth, plain)
+    assert (launches > 0) == native
+
+
+@dtypes
+@pytest.mark.parametrize("op", CASES)
+def test_numbers(bindings: Bindings, op: str, dtype: torch.dtype) -> None:
+    check(bindings, op, arguments(op, dtype, SMALL))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("op", CASES)
+def test_layout(bindings: Bindings, op: str, layout: str) -> None:
+    check(bindings, op, arguments(op, torch.float32, SMALL, layout=layout))
+
+
+@pytest.mark.parametrize("op", WITH_DROPOUT)
+def test_dropout(bindings: Bindings, op: str) -> None:
+    check(bindings, op, arguments(op, torch.float32, SMALL, Options(dropout=0.4)))
+
+
+@pytest.mark.parametrize("force", [1, 2])
+@pytest.mark.parametrize("op", CASES)
+def test_products_of_either(bindings: Bindings, op: str, force: int) -> None:
+    """By own kernels alone, or by torch's product where that serves."""
+    bindings.library.set_force(force)
+    values = arguments(op, torch.float32, Size(samples=70, classes=66, units=68, inputs=65))
+    results, _ = bindings.run(op, values)
+    for actual, (truth, plain) in zip(results, truth_and_plain(op, values), strict=True):
+        assert_as_accurate(actual, truth, plain)
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_empty_batch(bindings: Bindings, op: str) -> None:
+    values = arguments(op, torch.float32, Size(samples=0))
+    results, _ = bindings.run(op, values)
+    for actual, (truth, _) in zip(results, truth_and_plain(op, values), strict=True):
+        assert torch.allclose(actual, truth.float())
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_a_device_that_cannot_runs_the_reference(bindings: Bindings, op: str) -> None:
+    bindings.library.set_usable(False)
+    check(bindings, op, arguments(op, torch.float32, SMALL), native=False)
+
+
+def changed(values: Arguments, change: Callable[[Tensor], Tensor]) -> Arguments:
+    """The arguments with another tensor, or list of tensors, in the first place."""
+    first, *others = values
+    return ([change(tensor) for tensor in first] if isinstance(first, list) else change(first), *others)
+
+
+@pytest.mark.parametrize("op", [op for op in CASES if op != "activation_forward"])
+def test_a_mixture_of_dtypes_runs_the_reference(bindings: Bindings, op: str) -> None:
+    """Which computes it or refuses it, as torch does."""
+    values = changed(arguments(op, torch.float32, SMALL), Tensor.double)
+    before = bindings.library.launches()
+    with contextlib.suppress(RuntimeError):
+        bindings.run(op, values)
+    assert bindings.library.launches() == before
+
+
+@pytest.mark.parametrize("op", [op for op in CASES if op != "activation_forward"])
+def test_shapes_that_do_not_go_together_are_refused(bindings: Bindings, op: str) -> None:
+    values = changed(arguments(op, torch.float32, SMALL), lambda tensor: tensor.repeat(2, *tensor.shape[1:-1], 2))
+    before = bindings.library.launches()
+    with pytest.raises((RuntimeError, ValueError)):
+        bindings.run(op, values)
+    assert bindings.library.launches() == before
+
+
+def test_a_batch_of_sequences_is_one_of_vectors(bindings: Bindings) -> None:
+    """(N, T, H) as the reference takes it, of any strides."""
+    signal, feedback, kept, *rest = arguments("feedback_term", torch.float32, Size(samples=3, units=20))
+    sequences = kept.view(3, 4, 5)
+    for values in (sequences, sequences.transpose(1, 2).contiguous().transpose(1, 2)):
+        check(bindings, "feedback_term", (signal, feedback, values, *rest))
+
+
+def test_a_signal_of_another_shape_is_reshaped(bindings: Bindings) -> None:
+    signal, kept, *rest = arguments("activation_backward", torch.float32, Size(samples=3, units=24))
+    check(bindings, "activation_backward", (signal, kept.view(3, 2, 3, 4), *rest))
+    check(bindings, "activation_backward", (signal.T.contiguous().T, kept.view(3, 2, 3, 4), *rest))
+
+
+def test_more_dimensions_than_a_view_has_run_the_reference(bindings: Bindings) -> None:
+    a, *rest = arguments("activation_forward", torch.float32, Size(samples=3, units=24))
+    check(bindings, "activation_forward", (a.view(3, 2, 2, 2, 3), *rest), native=False)
+    check(bindings, "activation_forward", (a[0, 0], *rest), native=False)
+
+
+def test_weights_of_any_strides_are_changed_in_place(bindings: Bindings) -> None:
+    weight, bias, *rest = arguments("linear_sgd_step_", torch.float32, SMALL)
+    check(bindings, "linear_sgd_step_", (weight, None, rest[0], None, *rest[2:]))
+    strided = torch.zeros(*weight.shape, 2)[..., 0].copy_(weight)
+    check(bindings, "linear_sgd_step_", (strided, bias, *rest), native=False)
+
+
+def test_no_kernel_has_a_fault(bindings: Bindings) -> None:
+    for op in CASES:
+        if bindings.has(op):
+            bindings.run(op, arguments(op, torch.float32, SMALL))
+            bindings.library.throw_fault()
+
+
+def test_seed_must_be_one_number(bindings: Bindings) -> None:
+    *values, seed = arguments("activation_forward", torch.float32, SMALL, Options(dropout=0.4))
+    assert seed is SEED
+    results, launches = bindings.run("activation_forward", (*values, None))
+    assert launches == 0
+    assert not (results[0] == 0).any()  # to the reference: no seed, no dropout
