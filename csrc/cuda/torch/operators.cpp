@@ -8,9 +8,15 @@
 namespace fastalign {
 
 void add_cuda_operators(torch::stable::detail::StableLibrary& library) {
+  add_operator<"activation_forward", &activation_forward_cuda>(library);
+  add_operator<"activation_backward", &activation_backward_cuda>(library);
+  add_operator<"activation_difference", &activation_difference_cuda>(library);
   add_operator<"feedback_term", &feedback_term_cuda>(library);
+  add_operator<"feedback_terms", &feedback_terms_cuda>(library);
+  add_operator<"modulate_input", &modulate_input_cuda>(library);
   add_operator<"linear_forward", &linear_forward_cuda>(library);
   add_operator<"linear_difference", &linear_difference_cuda>(library);
+  add_operator<"max_pool2d_difference", &max_pool2d_difference_cuda>(library);
 }
 
 }  // namespace fastalign

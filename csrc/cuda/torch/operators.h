@@ -10,16 +10,29 @@
 
 namespace fastalign {
 
+std::optional<Tensor> activation_forward_cuda(const Tensor& a, int64_t activation, double dropout,
+                                              const MaybeTensor& seed);
+std::optional<Tensor> activation_backward_cuda(const Tensor& signal, const Tensor& kept, int64_t activation,
+                                               bool given_output, double dropout, const MaybeTensor& seed);
+std::optional<Tensor> activation_difference_cuda(const Tensor& a, const Tensor& delta_a, int64_t activation,
+                                                 double dropout, const MaybeTensor& seed);
+
 std::optional<Tensor> feedback_term_cuda(const Tensor& signal, const Tensor& feedback, const Tensor& kept,
                                          int64_t activation, bool given_output, double dropout,
                                          const MaybeTensor& seed);
+std::optional<Tensors> feedback_terms_cuda(const Tensor& signal, const Tensors& feedback, const Tensors& kept,
+                                           int64_t activation, bool given_output);
+std::optional<Tensor> modulate_input_cuda(const Tensor& x, const Tensor& error, const Tensor& projection, double sign);
 
 std::optional<TwoTensors> linear_forward_cuda(const Tensor& x, const Tensor& weight, const MaybeTensor& bias,
                                               int64_t activation, double dropout, const MaybeTensor& seed,
                                               bool keep_preactivation);
-
 std::optional<Tensor> linear_difference_cuda(const Tensor& delta, const Tensor& weight, const Tensor& preactivation,
                                              int64_t activation, double dropout, const MaybeTensor& seed);
+
+std::optional<Tensor> max_pool2d_difference_cuda(const Tensor& h, const Tensor& delta_h, const Integers& kernel_size,
+                                                 const Integers& stride, const Integers& padding,
+                                                 const Integers& dilation, bool ceil_mode);
 
 // Registers them all.
 void add_cuda_operators(torch::stable::detail::StableLibrary& library);

@@ -1,0 +1,33 @@
+// PEPITA's difference through max-pooling.
+
+#include "cuda/torch/device.h"
+#include "cuda/torch/operators.h"
+#include "pooled_size.h"
+
+namespace fastalign {
+
+std::optional<Tensor> max_pool2d_difference_cuda(const Tensor& h, const Tensor& delta_h, const Integers& kernel_size,
+                                                 const Integers& stride, const Integers& padding,
+                                                 const Integers& dilation, bool ceil_mode) {
+  if (!fit({&h, &delta_h}) || !has_shape(h, {-1, -1, -1, -1}) || !same_shape(h, delta_h)) return std::nullopt;
+  const Integers& steps = stride.empty() ? kernel_size : stride;
+  cuda::Pooling pooling;
+  int64_t pooled[2];
+  for (int i = 0; i < 2; ++i) {
+    const bool valid = kernel_size[i] >= 1 && steps[i] >= 1 && dilation[i] >= 1 && padding[i] >= 0 &&
+                       padding[i] <= ((kernel_size[i] - 1) * dilation[i] + 1) / 2;
+    if (!valid) return std::nullopt;
+    pooled[i] = pooled_size(h.size(2 + i), kernel_size[i], steps[i], padding[i], dilation[i], ceil_mode);
+    if (pooled[i] < 1) return std::nullopt;
+    pooling.kernel[i] = kernel_size[i];
+    pooling.stride[i] = steps[i];
+    pooling.padding[i] = padding[i];
+    pooling.dilation[i] = dilation[i];
+  }
+  const Tensor difference = empty(h, {h.size(0), h.size(1), pooled[0], pooled[1]});
+  TorchDevice device(h);
+  cuda::max_pool2d_difference(device, view(h), view(delta_h), pooling, view(difference));
+  return difference;
+}
+
+}  // namespace fastalign
