@@ -8,6 +8,7 @@
 #include "cuda/epilogue.cuh"
 #include "cuda/jobs.cuh"
 #include "cuda/load.cuh"
+#include "cuda/long_sum.cuh"
 #include "cuda/second_stage.h"
 #include "cuda/sink.cuh"
 
@@ -67,7 +68,7 @@ struct UpdateTypes {
   using Sums = TileSums<arithmetic, Tile, Tile>;
   struct Memory {
     TileMemory<Stage, Sums> tiles;
-    W bias[tile_size];
+    LongSum<W> bias[tile_size];
     std::conditional_t<kind == Post::Kind::feedback_term, SignalMemory<W>, NothingToForm> signal;
   };
 };
@@ -188,15 +189,22 @@ class FeedbackTermForm {
   int place_{};  // of the step's first sample among the signals in shared memory
 };
 
-// Every second sample's postsynaptic term of a unit, in a step.
+// Adds every second sample's postsynaptic term of a unit, in a step. One after another where the result has the digits
+// to show it.
 template <typename W, typename Tile>
-__device__ W sum_of_post(const Tile& post) {
-  W sum = 0;
+__device__ void add_post(LongSum<W>& sum, const Tile& post) {
+  constexpr bool exact = std::is_same_v<typename Tile::Element, W>;
+  W sum_of_step = 0;
 #pragma unroll
   for (int k = 0; k < Tile::lines; k += tile_threads / tile_size) {
-    sum += W(post.line[k + threadIdx.x / tile_size][threadIdx.x % tile_size]);
+    const W value(post.line[k + threadIdx.x / tile_size][threadIdx.x % tile_size]);
+    if (exact) {
+      sum.add(value);
+    } else {
+      sum_of_step += value;
+    }
   }
-  return sum;
+  if (!exact) sum.add(sum_of_step);
 }
 
 template <Arithmetic arithmetic, Post::Kind kind>
@@ -227,10 +235,10 @@ __global__ void __launch_bounds__(tile_threads, 2) update_kernel(const __grid_co
     if (has_inputs) load_pre(stage.pre, sample, end);
   };
   typename Types::Sums sums;
-  W bias = 0;
+  LongSum<W> bias;
   const auto multiply = [&](const Stage& stage) {
     if (has_inputs) sums.add(stage.post, stage.pre);
-    if (has_bias) bias += sum_of_post<W>(stage.post);
+    if (has_bias) add_post(bias, stage.post);
   };
   const int64_t steps = steps_of<T>(end - first);
   if constexpr (kind == Post::Kind::given) {
@@ -255,7 +263,8 @@ __global__ void __launch_bounds__(tile_threads, 2) update_kernel(const __grid_co
                  (first_unit + row) * job.pre.rows + first_input + column, valid, values);
   });
   if (has_bias && !second_half && first_unit + unit < job.post.rows) {
-    const W values[1] = {bias + memory.bias[unit]};
+    bias.add(memory.bias[unit]);
+    const W values[1] = {bias.value()};
     hand_over<T>(job.bias, job.split, part * job.bias_stride, first_unit + unit, 1, values);
   }
 }

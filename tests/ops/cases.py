@@ -323,15 +323,24 @@ def run_plain(op: str, values: Sequence[Any]) -> tuple[Tensor, ...]:
 
 
 def truth_and_plain(op: str, values: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:
-    """Each result in float64, and as plain PyTorch computes it in the dtype of the arguments.
+    """Each result in float64, and as plain PyTorch computes it in the dtype of the arguments."""
+    return true_and_plain(lambda v: run_reference(op, v), lambda v: run_plain(op, v), values)
+
+
+def true_and_plain(
+    exact: Callable[[Arguments], tuple[Tensor, ...]],
+    usual: Callable[[Arguments], tuple[Tensor, ...]],
+    values: Sequence[Any],
+) -> list[tuple[Tensor, Tensor]]:
+    """The same of functions: `exact` in float64, `usual` in the dtype of the arguments.
 
     What float64 itself is wrong by, nothing tells; plain PyTorch's error in it is taken as that of float32, scaled by
     their units in the last place, and by another half because the truth is then wrong by as much.
     """
-    truth = run_reference(op, in_dtype(values, torch.float64))
-    plain = run_plain(op, values)
+    truth = exact(in_dtype(values, torch.float64))
+    plain = usual(tuple(values))
     if plain[0].dtype == torch.float64:
         units = 1.5 * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-        single = run_plain(op, in_dtype(values, torch.float32))
+        single = usual(in_dtype(values, torch.float32))
         plain = tuple(t.where(~t.isfinite(), t + units * (s - t)) for t, s in zip(truth, single, strict=True))
     return list(zip(truth, plain, strict=True))

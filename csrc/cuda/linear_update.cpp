@@ -1,0 +1,122 @@
+// The updates of linear layers: which are own kernels', and which the library's products.
+
+#include <algorithm>
+#include <utility>
+
+#include "cuda/choice.h"
+#include "cuda/operations.h"
+#include "cuda/second_stage.h"
+#include "cuda/update.h"
+
+namespace fastalign::cuda {
+
+namespace {
+
+using Kind = Post::Kind;
+
+int64_t samples_of(const LinearUpdate& update) { return update.pre.sizes[0]; }
+int64_t units_of(const LinearUpdate& update) { return update.post.values.sizes[1]; }
+int64_t inputs_of(const LinearUpdate& update) { return update.pre.sizes[1]; }
+
+// The library takes a launch for the product and others for the sink and the bias. Its sums cannot become a step of
+// RMSprop on the way, and a difference is an operand of own kernels only.
+bool is_the_librarys(const Device& device, const LinearUpdate& update) {
+  const int64_t samples = samples_of(update), units = units_of(update), inputs = inputs_of(update);
+  if (samples == 0 || units == 0 || inputs == 0) return false;
+  if (update.post.kind == Kind::difference || update.weight.kind == Sink::Kind::rmsprop) return false;
+  return choose(device, update.pre.dtype, units, inputs, samples) == Method::library;
+}
+
+// An update forms its feedback term again for every column of tiles: at some number of terms a launch that stores them
+// is faster.
+bool forms_feedback_term(const Device& device, const LinearUpdate& update) {
+  constexpr int64_t most_terms = 1 << 15;  // of a multiprocessor
+  if (update.post.signal.sizes[1] > most_fused_classes || is_the_librarys(device, update)) return false;
+  const int64_t times = (inputs_of(update) + 63) / 64;
+  return device.force == Force::fused ||
+         samples_of(update) * units_of(update) * times <= most_terms * device.multiprocessors;
+}
+
+bool same(const View& one, const View& other) {
+  return one.data == other.data && std::equal(one.sizes, one.sizes + 4, other.sizes) &&
+         std::equal(one.strides, one.strides + 4, other.strides);
+}
+
+bool same_signal(const Post& one, const Post& other) {
+  return same(one.signal, other.signal) && one.activation == other.activation && one.given_output == other.given_output;
+}
+
+// δ (samples, units) in the place of a feedback term, and the term that is to give it.
+FeedbackTerm stored_term(Device& device, LinearUpdate& update) {
+  View delta = update.post.values;
+  delta.strides[0] = units_of(update);
+  delta.strides[1] = 1;
+  delta.data = device.scratch(static_cast<size_t>(samples_of(update) * units_of(update) * bytes_of(delta.dtype)));
+  const Post post = std::exchange(update.post, {.kind = Kind::given, .values = delta});
+  return {post.feedback, post.values, delta};
+}
+
+// Forms the feedback terms that their updates do not: those of one signal in one launch.
+void store_feedback_terms(Device& device, std::vector<LinearUpdate>& updates) {
+  const auto is_to_store = [&](const LinearUpdate& update) {
+    return update.post.kind == Kind::feedback_term && !forms_feedback_term(device, update);
+  };
+  for (auto first = updates.begin(); first != updates.end(); ++first) {
+    if (!is_to_store(*first)) continue;
+    const Post post = first->post;
+    std::vector<FeedbackTerm> terms;
+    for (auto update = first; update != updates.end(); ++update) {
+      if (is_to_store(*update) && same_signal(update->post, post)) terms.push_back(stored_term(device, *update));
+    }
+    feedback_terms(device, post.signal, terms, {.activation = post.activation}, post.given_output);
+  }
+}
+
+View transposed(View matrix) {
+  std::swap(matrix.sizes[0], matrix.sizes[1]);
+  std::swap(matrix.strides[0], matrix.strides[1]);
+  return matrix;
+}
+
+// The update of a weight by the library; false where there is none. What the sink does besides is left to a pass.
+bool multiply(Device& device, const LinearUpdate& update, std::vector<SplitSum>& passes) {
+  const View post = transposed(update.post.values);
+  const Sink& sink = update.weight;
+  switch (sink.kind) {
+    case Sink::Kind::write:
+      return device.multiply(sink.target, post, update.pre, update.scale, 0);
+    case Sink::Kind::accumulate:
+      return device.multiply(sink.target, post, update.pre, update.scale, 1);
+    case Sink::Kind::sgd:
+      if (!device.multiply(sink.state, post, update.pre, update.scale, sink.momentum)) return false;
+      passes.push_back({.elements = units_of(update) * inputs_of(update), .sink = sink});
+      passes.back().sink.momentum = 1;  // which V has had
+      return true;
+    case Sink::Kind::rmsprop:
+      break;
+  }
+  return false;
+}
+
+}  // namespace
+
+void linear_updates(Device& device, const std::vector<LinearUpdate>& updates) {
+  if (updates.empty()) return;
+  std::vector<LinearUpdate> all = updates;
+  store_feedback_terms(device, all);
+  std::vector<SplitSum> passes;
+  for (LinearUpdate& update : all) {
+    if (is_the_librarys(device, update) && multiply(device, update, passes)) {
+      update.pre.sizes[1] = 0;  // what is left is the bias
+    }
+  }
+  second_stage(device, passes, all.front().pre.dtype);
+  for (const Kind kind : {Kind::given, Kind::difference, Kind::feedback_term}) {
+    std::vector<LinearUpdate> of_kind;
+    std::copy_if(all.begin(), all.end(), std::back_inserter(of_kind),
+                 [&](const LinearUpdate& update) { return update.post.kind == kind; });
+    fused_updates(device, kind, of_kind);
+  }
+}
+
+}  // namespace fastalign::cuda
