@@ -130,6 +130,8 @@ void check_alignment(const void* address, size_t alignment, const char* what, Wh
 
 }  // namespace fastalign::emulator
 
+#ifndef __SANITIZE_ADDRESS__  // which has its own
+
 // The compiler calls these before every access of an instrumented source (-fsanitize=kernel-address).
 #define FASTALIGN_ACCESSES(bytes)                                                     \
   extern "C" void __asan_load##bytes##_noabort(uintptr_t address) {                   \
@@ -152,3 +154,5 @@ extern "C" void __asan_storeN_noabort(uintptr_t address, size_t bytes) {
   fastalign::emulator::check(address, bytes, true, {__builtin_return_address(0)});
 }
 extern "C" void __asan_handle_no_return() {}
+
+#endif

@@ -94,8 +94,9 @@ void conflict(uintptr_t address, size_t bytes, bool write, Where where, const st
 
 void make_shared_memory(Region fixed, size_t dynamic) {
   constexpr size_t alignment = 128;
-  dynamic_memory.reset(std::aligned_alloc(alignment, (dynamic + alignment) / alignment * alignment));
-  if (dynamic_memory == nullptr) throw std::bad_alloc();
+  void* memory = nullptr;
+  if (posix_memalign(&memory, alignment, dynamic) != 0) throw std::bad_alloc();
+  dynamic_memory.reset(memory);
   dynamic_bytes = dynamic;
   fixed_part = fixed;
   grains.resize(std::max(grains.size(), grains_of(fixed.bytes) + grains_of(dynamic)));

@@ -1,6 +1,8 @@
 // Undefined behaviour of a kernel as a fault: the functions that the compiler calls where its checks fail
 // (-fsanitize=undefined), instead of those of its own library, which would print and go on.
 
+#ifndef __SANITIZE_ADDRESS__  // where the compiler's own library is wanted
+
 #include <cstdint>
 #include <string>
 
@@ -54,3 +56,5 @@ FASTALIGN_UNDEFINED(load_invalid_value, "a bool or enum of no valid value")
 FASTALIGN_UNDEFINED(invalid_builtin, "a built-in function with an invalid argument")
 FASTALIGN_UNDEFINED(nonnull_arg, "a null pointer as an argument")
 FASTALIGN_UNDEFINED(builtin_unreachable, "unreachable code, reached,")
+
+#endif

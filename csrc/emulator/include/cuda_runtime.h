@@ -65,7 +65,7 @@ template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* configuration, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   // The first access of a library to its thread-local storage, and so to shared memory, allocates that.
-  static thread_local volatile unsigned char touched;
+  [[maybe_unused]] static thread_local volatile unsigned char touched;
   touched = 0;
   using Closure = fastalign::emulator::Closure<Parameters...>;
   const Closure closure{kernel, {static_cast<Arguments&&>(arguments)...}};
