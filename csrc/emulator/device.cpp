@@ -76,9 +76,20 @@ void* EmulatedDevice::scratch(size_t bytes) {
   return scratch_.back().get();
 }
 
+namespace {
+
+void check_operand(const cuda::View& view, bool writable, const std::string& name) {
+  if (!is_in_a_buffer(region(view), writable)) fault("a product by the library " + name + " memory it may not touch");
+}
+
+}  // namespace
+
 bool EmulatedDevice::multiply(const cuda::View& result, const cuda::View& left, const cuda::View& right, double scale,
                               double keep) {
   ++products;
+  check_operand(result, true, "writes");
+  check_operand(left, false, "reads");
+  check_operand(right, false, "reads");
   switch (result.dtype) {
     case Dtype::float64:
       product<double>(result, left, right, scale, keep);

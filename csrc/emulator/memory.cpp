@@ -92,6 +92,14 @@ void clear_buffers() { buffers().clear(); }
 
 void add_buffer(Buffer buffer) { buffers().push_back(std::move(buffer)); }
 
+bool is_in_a_buffer(Region region, bool writable) {
+  const auto begin = reinterpret_cast<uintptr_t>(region.begin);
+  for (const Buffer& buffer : buffers()) {
+    if (buffer.region.holds(begin, region.bytes) && (buffer.writable || !writable)) return true;
+  }
+  return false;
+}
+
 MemoryOfLaunch::MemoryOfLaunch(const void* kernel, Region arguments, size_t dynamic_shared_memory,
                                const Stacks& stacks) {
   launch.arguments = arguments;

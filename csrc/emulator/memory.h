@@ -20,6 +20,9 @@ struct Buffer {
 void clear_buffers();
 void add_buffer(Buffer buffer);
 
+// Whether a buffer holds it all, and may be written if that is asked for.
+bool is_in_a_buffer(Region region, bool writable);
+
 // Checks every access while it lives: besides buffers a kernel may touch its stacks and shared memory, and read its
 // arguments and its library's constants.
 class MemoryOfLaunch {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,9 @@ class Backend:
 BACKENDS = {
     "cpu": Backend("cpu", None, lambda op: getattr(torch.ops.fastalign, op)),
     "emulated": Backend("emulated", emulator.missing(), emulator.launcher),
+    "emulated-library": Backend(
+        "emulated-library", emulator.missing(), functools.partial(emulator.launcher, force="library")
+    ),
 }
 
 needs_native = "" if _native.module is not None else str(_native.why_not)
