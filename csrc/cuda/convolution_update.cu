@@ -7,6 +7,7 @@
 #include "cuda/difference.cuh"
 #include "cuda/dynamic_shared.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/long_sum.cuh"
 #include "cuda/operand.h"
 #include "cuda/patches.cuh"
 #include "cuda/second_stage.h"
@@ -58,20 +59,6 @@ template <Arithmetic arithmetic>
 using Sums = TileSums<arithmetic, Tile<arithmetic>, Tile<arithmetic>>;
 template <Arithmetic arithmetic, bool difference>
 using Memory = TileMemory<Stage<Tile<arithmetic>, difference>, Sums<arithmetic>>;
-
-// A sum that carries along what its additions lose: as exact as torch's, which sums pairwise.
-template <typename W>
-struct LongSum {
-  W sum{}, lost{};
-
-  __device__ void add(W value) {
-    const W corrected = value - lost;
-    const W next = sum + corrected;
-    const W difference = (next - sum) - corrected;
-    lost = difference == difference ? difference : W(0);  // infinity has lost nothing
-    sum = next;
-  }
-};
 
 // The sum of a row of a step.
 template <typename W, typename Tile>
@@ -172,7 +159,7 @@ __global__ void __launch_bounds__(tile_threads, 2) convolution_update_kernel(con
     if (row < rows) hand_over<T>(p.weight, p.split, part * p.weight_stride, first, columns - column, values);
   });
   if (adds && thread < rows) {
-    const W sum[1] = {bias.sum};
+    const W sum[1] = {bias.value()};
     hand_over<T>(p.bias, p.split, part * p.bias_stride, first_channel + thread, 1, sum);
   }
 }

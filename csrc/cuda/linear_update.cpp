@@ -1,9 +1,10 @@
-// The updates of linear layers: which are own kernels', and which the library's products.
+// The updates of linear layers: which are own kernels', and which are the library's products.
 
 #include <algorithm>
 #include <utility>
 
 #include "cuda/choice.h"
+#include "cuda/elementwise.h"
 #include "cuda/operations.h"
 #include "cuda/second_stage.h"
 #include "cuda/update.h"
@@ -18,12 +19,11 @@ int64_t samples_of(const LinearUpdate& update) { return update.pre.sizes[0]; }
 int64_t units_of(const LinearUpdate& update) { return update.post.values.sizes[1]; }
 int64_t inputs_of(const LinearUpdate& update) { return update.pre.sizes[1]; }
 
-// The library takes a launch for the product and others for the sink and the bias. Its sums cannot become a step of
-// RMSprop on the way, and a difference is an operand of own kernels only.
+// The library takes a launch for the product and others for the post, the sink and the bias. Its sums cannot become a
+// step of RMSprop on the way.
 bool is_the_librarys(const Device& device, const LinearUpdate& update) {
   const int64_t samples = samples_of(update), units = units_of(update), inputs = inputs_of(update);
-  if (samples == 0 || units == 0 || inputs == 0) return false;
-  if (update.post.kind == Kind::difference || update.weight.kind == Sink::Kind::rmsprop) return false;
+  if (samples == 0 || units == 0 || inputs == 0 || update.weight.kind == Sink::Kind::rmsprop) return false;
   return choose(device, update.pre.dtype, units, inputs, samples) == Method::library;
 }
 
@@ -46,17 +46,27 @@ bool same_signal(const Post& one, const Post& other) {
   return same(one.signal, other.signal) && one.activation == other.activation && one.given_output == other.given_output;
 }
 
-// δ (samples, units) in the place of a feedback term, and the term that is to give it.
-FeedbackTerm stored_term(Device& device, LinearUpdate& update) {
-  View delta = update.post.values;
-  delta.strides[0] = units_of(update);
-  delta.strides[1] = 1;
-  delta.data = device.scratch(static_cast<size_t>(samples_of(update) * units_of(update) * bytes_of(delta.dtype)));
-  const Post post = std::exchange(update.post, {.kind = Kind::given, .values = delta});
-  return {post.feedback, post.values, delta};
+// Room for the postsynaptic term of an update (samples, units), which takes its place; returns what is to be stored.
+Post store_post(Device& device, LinearUpdate& update) {
+  View stored = update.post.values;
+  stored.strides[0] = units_of(update);
+  stored.strides[1] = 1;
+  stored.data = device.scratch(static_cast<size_t>(samples_of(update) * units_of(update) * bytes_of(stored.dtype)));
+  return std::exchange(update.post, {.kind = Kind::given, .values = stored});
 }
 
-// Forms the feedback terms that their updates do not: those of one signal in one launch.
+// Stores the differences that the library is to multiply.
+void store_differences(Device& device, std::vector<LinearUpdate>& updates) {
+  for (LinearUpdate& update : updates) {
+    if (update.post.kind != Kind::difference || !is_the_librarys(device, update)) continue;
+    const Post post = store_post(device, update);
+    ResultEpilogue epilogue = epilogue_of(Finish::add, {}, post.values, update.post.values);
+    epilogue.scale = -1;
+    elementwise(device, post.modulated, epilogue);
+  }
+}
+
+// Stores the feedback terms that their updates do not form: those of one signal in one launch.
 void store_feedback_terms(Device& device, std::vector<LinearUpdate>& updates) {
   const auto is_to_store = [&](const LinearUpdate& update) {
     return update.post.kind == Kind::feedback_term && !forms_feedback_term(device, update);
@@ -66,7 +76,9 @@ void store_feedback_terms(Device& device, std::vector<LinearUpdate>& updates) {
     const Post post = first->post;
     std::vector<FeedbackTerm> terms;
     for (auto update = first; update != updates.end(); ++update) {
-      if (is_to_store(*update) && same_signal(update->post, post)) terms.push_back(stored_term(device, *update));
+      if (!is_to_store(*update) || !same_signal(update->post, post)) continue;
+      const Post term = store_post(device, *update);
+      terms.push_back({term.feedback, term.values, update->post.values});
     }
     feedback_terms(device, post.signal, terms, {.activation = post.activation}, post.given_output);
   }
@@ -103,6 +115,7 @@ bool multiply(Device& device, const LinearUpdate& update, std::vector<SplitSum>&
 void linear_updates(Device& device, const std::vector<LinearUpdate>& updates) {
   if (updates.empty()) return;
   std::vector<LinearUpdate> all = updates;
+  store_differences(device, all);
   store_feedback_terms(device, all);
   std::vector<SplitSum> passes;
   for (LinearUpdate& update : all) {

@@ -51,11 +51,13 @@ struct UpdateStage<Tile, Post::Kind::difference> {
   Tile post, modulated, pre;
 };
 
-constexpr int signal_samples = 64;  // whose signals are in shared memory at once
+// Samples whose signals are in shared memory at once.
+template <typename W>
+constexpr int signal_samples = 256 / sizeof(W);
 
 template <typename W>
 struct SignalMemory {
-  alignas(16) W signal[signal_samples][most_fused_classes + 4];  // padded: two samples are read at once
+  alignas(16) W signal[signal_samples<W>][most_fused_classes + 4];  // padded: two samples are read at once
   alignas(16) W feedback[most_fused_classes][tile_size];
 };
 
@@ -101,7 +103,7 @@ class FeedbackTermForm {
     W values[samples][units];
     project(values);
     sample_ += tile_step<T>;
-    place_ = (place_ + tile_step<T>) % signal_samples;
+    place_ = (place_ + tile_step<T>) % signal_samples<W>;
     // Sample by sample, the others being moved up after it: all stay in registers, and the code stays short.
 #pragma unroll 1
     for (int i = 0; i < samples; ++i) {
@@ -131,14 +133,14 @@ class FeedbackTermForm {
 
   // The signals of the next samples, zero beyond the last one and beyond the last class.
   __device__ void load_signal() {
-    const int64_t sample = sample_ + threadIdx.x % signal_samples;
+    const int64_t sample = sample_ + threadIdx.x % signal_samples<W>;
 #pragma unroll 4
-    for (int c = threadIdx.x / signal_samples; c < padded_classes(); c += tile_threads / signal_samples) {
+    for (int c = threadIdx.x / signal_samples<W>; c < padded_classes(); c += tile_threads / signal_samples<W>) {
       W value = 0;
       if (sample < end_ && c < signal_.classes) {
         value = W(static_cast<const T*>(signal_.data)[sample * signal_.strides[0] + c * signal_.strides[1]]);
       }
-      memory_.signal[threadIdx.x % signal_samples][c] = value;
+      memory_.signal[threadIdx.x % signal_samples<W>][c] = value;
     }
     __syncthreads();
   }
@@ -271,8 +273,9 @@ __global__ void __launch_bounds__(tile_threads, 2) update_kernel(const __grid_co
 
 template <Arithmetic arithmetic, Post::Kind kind>
 void launch_updates(Device& device, const std::vector<UpdateJob>& jobs) {
-  launch_jobs(update_kernel<arithmetic, kind>, jobs, tile_threads,
-              sizeof(typename UpdateTypes<arithmetic, kind>::Memory), device.stream);
+  using Memory = typename UpdateTypes<arithmetic, kind>::Memory;
+  static_assert(sizeof(Memory) <= 64 << 10, "sm_75 has no more for a block");
+  launch_jobs(update_kernel<arithmetic, kind>, jobs, tile_threads, sizeof(Memory), device.stream);
 }
 
 template <Arithmetic arithmetic>

@@ -307,7 +307,7 @@ def test_kinds_of_posts_in_one_call() -> None:
 @posts
 def test_product_of_the_library(post: Post, kind: Kind, dtype: torch.dtype) -> None:
     device = check(Layer.draw(post, kind, dtype=dtype), force="library")
-    assert device.products == (post is not Post.DIFFERENCE and kind is not Kind.RMSPROP)
+    assert device.products == (kind is not Kind.RMSPROP)
 
 
 def test_choice_of_the_library() -> None:
