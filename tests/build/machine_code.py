@@ -25,6 +25,7 @@ MOST_BYTES = 20 << 20
 LEAST_BLOCKS = 2
 GATED = ("sm_80", "sm_90")
 TENSOR_CORES = ("tf32", "bfloat16", "float16")
+ELEMENT_BY_ELEMENT = ("pooling",)  # whose windows begin anywhere: neighbouring threads read neighbouring elements
 SHARED_MEMORY = {"sm_80": 164 << 10, "sm_90": 228 << 10}  # bytes of a multiprocessor
 RESERVED = 1 << 10  # bytes of shared memory that the system takes of each block
 REGISTERS = 64 << 10  # of a multiprocessor
@@ -157,7 +158,8 @@ def faults_on(kernel: Kernel, architecture: str) -> list[str]:
         return any(all(part in name.split(".") for part in parts) for name in instructions)
 
     found = [f"it has the instruction {name}" for name in ("LDL", "STL") if has(name)]
-    if not has("LDG", "128") and not has("LDGSTS", "128"):
+    by_element = kernel.name.split("<")[0] in ELEMENT_BY_ELEMENT
+    if not by_element and not has("LDG", "128") and not has("LDGSTS", "128"):
         found.append("it has no 128-bit load")
     if kernel.uses_tensor_cores:
         found += [f"it lacks the instruction {name}" for name in ("HMMA", "LDGSTS") if not has(name)]
