@@ -1,6 +1,7 @@
 # make run      trains BP, DFA and PEPITA side by side on the built-in digits
 # make test     runs every test
 # make lint     checks style and types; make format puts the style right
+# make gpu-check  checks and measures everything on a GPU; WHEEL=FILE checks a wheel that was built elsewhere
 # make kernels  checks the CUDA kernels' machine code, and writes their table into docs/kernels.md
 #
 # Each installs first what it needs and what changed: into the active environment if that has a torch on which fastalign
@@ -8,6 +9,7 @@
 
 PYTHON ?= python3
 TORCH ?=
+WHEEL ?=
 
 PREFIX := $(if $(TORCH),,$(shell $(PYTHON) .ci/active_torch.py))
 ACTIVE := $(PREFIX)
@@ -19,7 +21,7 @@ CSRC := $(shell find csrc -type f)
 
 TOOLS := build/triton/triton/backends/nvidia/bin
 
-.PHONY: install run test lint format kernels
+.PHONY: install run test lint format kernels gpu-check
 
 run: install
 	$(PREFIX)/bin/python3 -m fastalign demo
@@ -36,6 +38,9 @@ format: $(STAMP)-dev
 	$(PREFIX)/bin/ruff check --fix .
 	$(PREFIX)/bin/ruff format .
 	$(PREFIX)/bin/clang-format -i $(CSRC)
+
+gpu-check: $(if $(WHEEL),,install)
+	$(if $(WHEEL),$(PYTHON),$(PREFIX)/bin/python3) benchmarks/gpu_check.py $(if $(WHEEL),--wheel $(WHEEL))
 
 kernels: install $(TOOLS)
 	PATH="$(TOOLS):$$PATH" $(PREFIX)/bin/python3 tests/build/machine_code.py fastalign/_C.abi3.so \

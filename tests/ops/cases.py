@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import emulator
+import gpu
 import pytest
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ BACKENDS = {
     "emulated-library": Backend(
         "emulated-library", emulator.missing(), functools.partial(emulator.launcher, force="library")
     ),
+    "cuda": Backend("cuda", gpu.missing(), gpu.kernel),
 }
 
 needs_native = "" if _native.module is not None else str(_native.why_not)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import gpu
 import pytest
 import torch
 from cases import BACKENDS, Backend
@@ -11,7 +12,7 @@ from cases import BACKENDS, Backend
 def backend(request: pytest.FixtureRequest) -> Backend:
     chosen = BACKENDS[request.param]
     if chosen.missing is not None:
-        pytest.skip(chosen.missing)
+        (gpu.skip if chosen.name == "cuda" else pytest.skip)(chosen.missing)
     return chosen
 
 

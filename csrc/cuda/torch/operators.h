@@ -30,6 +30,17 @@ std::optional<TwoTensors> linear_forward_cuda(const Tensor& x, const Tensor& wei
 std::optional<Tensor> linear_difference_cuda(const Tensor& delta, const Tensor& weight, const Tensor& preactivation,
                                              int64_t activation, double dropout, const MaybeTensor& seed);
 
+std::optional<TwoTensors> conv2d_update_cuda(const Tensor& post, const Tensor& pre, const Integers& kernel_size,
+                                             const Integers& stride, const Integers& padding, const Integers& dilation,
+                                             int64_t groups, double scale, bool with_bias);
+std::optional<TwoTensors> dfa_conv2d_update_cuda(const Tensor& error, const Tensor& feedback, const Tensor& kept,
+                                                 const Tensor& x, int64_t activation, bool given_output,
+                                                 const Integers& kernel_size, const Integers& stride,
+                                                 const Integers& padding, const Integers& dilation, int64_t groups);
+std::optional<TwoTensors> pepita_conv2d_update_cuda(const Tensor& h, const Tensor& h_mod, const Tensor& x_mod,
+                                                    const Integers& kernel_size, const Integers& stride,
+                                                    const Integers& padding, const Integers& dilation, int64_t groups);
+
 std::optional<Tensor> max_pool2d_difference_cuda(const Tensor& h, const Tensor& delta_h, const Integers& kernel_size,
                                                  const Integers& stride, const Integers& padding,
                                                  const Integers& dilation, bool ceil_mode);
