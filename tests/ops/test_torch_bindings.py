@@ -23,7 +23,7 @@ from fastalign import _native
 from fastalign.ops.schemas import SCHEMAS
 
 NAMESPACE = "fastalign_emulated"
-ASKS_CUDA = ("device.cpp", "library.cpp", "precision.cpp", "products.cpp")
+ASKS_CUDA = ("device.cpp", "library.cpp", "products.cpp")
 SMALL = Size(samples=5, classes=3, units=7, inputs=4)
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
@@ -39,7 +39,7 @@ class Bindings:
             self._ops.define(name + schema)
         path = build()
         torch.ops.load_library(str(path))
-        self.library = ctypes.CDLL(str(path))
+        self.library = ctypes.PyDLL(str(path))
         _native._define_references()
 
     def has(self, op: str) -> bool:
@@ -197,15 +197,37 @@ def test_more_dimensions_than_a_view_has_run_the_reference(bindings: Bindings) -
 def test_weights_of_any_strides_are_changed_in_place(bindings: Bindings) -> None:
     weight, bias, *rest = arguments("linear_sgd_step_", torch.float32, SMALL)
     check(bindings, "linear_sgd_step_", (weight, None, rest[0], None, *rest[2:]))
-    strided = torch.zeros(*weight.shape, 2)[..., 0].copy_(weight)
-    check(bindings, "linear_sgd_step_", (strided, bias, *rest), native=False)
+    check(bindings, "linear_sgd_step_", (weight.T.contiguous().T, bias, *rest), native=False)
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_precision_is_asked_of_python_at_each_product_of_float32(bindings: Bindings, op: str) -> None:
+    asked: list[str] = []
+    bindings.library.ask_for_precision(ctypes.py_object(asked.append))
+    try:
+        bindings.run(op, arguments(op, torch.float32, SMALL))
+        expected = [] if "activation_" in op or "pool" in op else ["matmul", "conv"] if "conv2d" in op else ["matmul"]
+        assert asked == expected
+        bindings.run(op, arguments(op, torch.bfloat16, SMALL))
+        assert asked == expected
+    finally:
+        bindings.library.ask_for_precision(ctypes.py_object(lambda operation: False))
+
+
+def test_a_precision_that_cannot_be_told_is_an_error(bindings: Bindings) -> None:
+    bindings.library.ask_for_precision(ctypes.py_object(lambda operation: 1 / 0))
+    try:
+        with pytest.raises(RuntimeError, match="precision"):
+            bindings.run("linear_forward", arguments("linear_forward", torch.float32, SMALL))
+    finally:
+        bindings.library.ask_for_precision(ctypes.py_object(lambda operation: False))
 
 
 def test_no_kernel_has_a_fault(bindings: Bindings) -> None:
     for op in CASES:
         if bindings.has(op):
             bindings.run(op, arguments(op, torch.float32, SMALL))
-            bindings.library.throw_fault()
+            assert not bindings.library.has_fault()
 
 
 def test_seed_must_be_one_number(bindings: Bindings) -> None:

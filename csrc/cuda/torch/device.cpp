@@ -16,10 +16,10 @@ TorchDevice::TorchDevice(const Tensor& tensor, Products products) : tensor_(tens
   stream = current_cuda_stream(index);
   multiprocessors = cuda_multiprocessors(index);
   force = cuda::force_of_environment();
-  if (tensor.scalar_type() == ScalarType::Float) {
-    tf32 = products != Products::none && allows_tf32(Products::matrices);  // δ of a convolution is such a product too
-    tf32_of_convolutions = products == Products::convolutions && allows_tf32(products);
-  }
+  if (tensor.scalar_type() != ScalarType::Float) return;
+  const Tf32 allowed = allowed_tf32(products);
+  tf32 = allowed.of_matrices;
+  tf32_of_convolutions = allowed.of_convolutions;
 }
 
 void* TorchDevice::scratch(size_t bytes) {

@@ -16,6 +16,11 @@ void add_cuda_operators(torch::stable::detail::StableLibrary& library) {
   add_operator<"modulate_input", &modulate_input_cuda>(library);
   add_operator<"linear_forward", &linear_forward_cuda>(library);
   add_operator<"linear_difference", &linear_difference_cuda>(library);
+  add_operator<"linear_update", &linear_update_cuda>(library);
+  add_operator<"linear_updates", &linear_updates_cuda>(library);
+  add_operator<"linear_sgd_step_", &linear_sgd_step_cuda>(library);
+  add_operator<"dfa_linear_update", &dfa_linear_update_cuda>(library);
+  add_operator<"pepita_linear_update", &pepita_linear_update_cuda>(library);
   add_operator<"conv2d_update", &conv2d_update_cuda>(library);
   add_operator<"dfa_conv2d_update", &dfa_conv2d_update_cuda>(library);
   add_operator<"pepita_conv2d_update", &pepita_conv2d_update_cuda>(library);

@@ -30,6 +30,16 @@ std::optional<TwoTensors> linear_forward_cuda(const Tensor& x, const Tensor& wei
 std::optional<Tensor> linear_difference_cuda(const Tensor& delta, const Tensor& weight, const Tensor& preactivation,
                                              int64_t activation, double dropout, const MaybeTensor& seed);
 
+std::optional<TwoTensors> linear_update_cuda(const Tensor& post, const Tensor& pre, double scale, bool with_bias);
+std::optional<Tensors> linear_updates_cuda(const Tensors& post, const Tensors& pre, const std::vector<double>& scale,
+                                           bool with_bias);
+std::optional<TwoTensors> dfa_linear_update_cuda(const Tensor& error, const Tensor& feedback, const Tensor& kept,
+                                                 const Tensor& x, int64_t activation, bool given_output);
+std::optional<TwoTensors> pepita_linear_update_cuda(const Tensor& h, const Tensor& h_mod, const Tensor& x_mod);
+bool linear_sgd_step_cuda(const Tensor& weight, const MaybeTensor& bias, const Tensor& weight_velocity,
+                          const MaybeTensor& bias_velocity, const Tensor& post, const Tensor& pre, double scale,
+                          double momentum, double weight_decay, double learning_rate);
+
 std::optional<TwoTensors> conv2d_update_cuda(const Tensor& post, const Tensor& pre, const Integers& kernel_size,
                                              const Integers& stride, const Integers& padding, const Integers& dilation,
                                              int64_t groups, double scale, bool with_bias);

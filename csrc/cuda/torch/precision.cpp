@@ -11,6 +11,14 @@ namespace {
 
 PyObject* asked = nullptr;
 
+// Whether TF32 is allowed to an operation; negative where an exception was raised.
+int ask(const char* operation) {
+  PyObject* answer = PyObject_CallFunction(asked, "s", operation);
+  const int truth = answer == nullptr ? -1 : PyObject_IsTrue(answer);
+  Py_XDECREF(answer);
+  return truth;
+}
+
 }  // namespace
 
 void ask_for_precision(PyObject* function) {
@@ -20,16 +28,16 @@ void ask_for_precision(PyObject* function) {
   Py_XDECREF(before);
 }
 
-bool allows_tf32(Products products) {
-  if (asked == nullptr) return false;
+Tf32 allowed_tf32(Products products) {
+  if (asked == nullptr || products == Products::none) return {};
   const PyGILState_STATE lock = PyGILState_Ensure();
-  PyObject* answer = PyObject_CallFunction(asked, "s", products == Products::matrices ? "matmul" : "conv");
-  const int truth = answer == nullptr ? -1 : PyObject_IsTrue(answer);
-  Py_XDECREF(answer);
-  if (truth < 0) PyErr_Clear();
+  const int of_matrices = ask("matmul");
+  const int of_convolutions = products == Products::convolutions && of_matrices >= 0 ? ask("conv") : 0;
+  const bool answered = of_matrices >= 0 && of_convolutions >= 0;
+  if (!answered) PyErr_Clear();
   PyGILState_Release(lock);
-  if (truth < 0) throw std::runtime_error("fastalign: torch does not tell the precision of float32 products");
-  return truth != 0;
+  if (!answered) throw std::runtime_error("fastalign: torch does not tell the precision of float32 products");
+  return {of_matrices > 0, of_convolutions > 0};
 }
 
 }  // namespace fastalign

@@ -7,6 +7,9 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <cstdio>
+#include <exception>
+
 #include "cuda/library.h"
 #include "cuda/torch/operators.h"
 #include "emulator/grid.h"
@@ -24,9 +27,10 @@ cuda::Force forced{};
 
 bool cuda_usable(int32_t) { return usable; }
 
-TorchDevice::TorchDevice(const Tensor& tensor, Products) : tensor_(tensor) {
+TorchDevice::TorchDevice(const Tensor& tensor, Products products) : tensor_(tensor) {
   multiprocessors = 4;
   force = forced;
+  if (tensor.scalar_type() == ScalarType::Float) tf32 = allowed_tf32(products).of_matrices;
   emulator::start(/*seed=*/1);
   emulator::clear_buffers();
   emulator::add_buffer({"memory", {nullptr, SIZE_MAX}, /*writable=*/true});
@@ -52,7 +56,16 @@ STABLE_TORCH_LIBRARY_IMPL(fastalign_emulated, CPU, library) { add_cuda_operators
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
+EXPORT void ask_for_precision(PyObject* function) { fastalign::ask_for_precision(function); }
 EXPORT int launches() { return fastalign::emulator::launches_of_kernels(); }
-EXPORT void throw_fault() { fastalign::emulator::throw_fault(); }
+EXPORT bool has_fault() {
+  try {
+    fastalign::emulator::throw_fault();
+    return false;
+  } catch (const std::exception& fault) {
+    std::fputs(fault.what(), stderr);
+    return true;
+  }
+}
 EXPORT void set_usable(bool usable) { fastalign::usable = usable; }
 EXPORT void set_force(int force) { fastalign::forced = static_cast<fastalign::cuda::Force>(force); }
