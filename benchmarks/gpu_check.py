@@ -82,7 +82,7 @@ def checks() -> list[Part]:
         Part("op tests: the others", pytest(str(ops), f"--ignore={kernels}", "-k", "cuda"), 200),
         Part("networks under every rule", pytest(str(gpu / "test_networks.py")), 200),
         Part("streams, graphs, devices, large tensors", pytest(str(gpu / "test_operators.py")), 200),
-        Part("known answers of instructions", pytest(str(gpu / "test_instructions.py")), 120),
+        Part("known answers of instructions", pytest(str(gpu / "test_known_answers.py")), 120),
         Part("contents of the wheel", [str(ROOT / "tests" / "build" / "check_wheel.py"), "--native", "--cuda"], 120),
     ]
 

@@ -30,7 +30,7 @@ def check_contents(native: bool, cuda: bool) -> None:
     """The binary holds what it should, and is in use."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        from fastalign import _native, info, ops  # noqa: F401
+        from fastalign import _native, info, ops
     told = [str(warning.message) for warning in said if "native kernels" in str(warning.message)]
     expect((_native.module is not None) == native, f"native kernels: expected {native}, but: {_native.why_not}")
     expect(native or _native.record["asked_for"] or len(told) == 1, f"expected one warning without them, got {told}")
@@ -45,7 +45,10 @@ def check_contents(native: bool, cuda: bool) -> None:
         expect(found == source, f"the current stream: expected from {source}, got {found}")
         if cuda:
             _native.module.register_cuda([], _native.allows_tf32)
-            expect(has_kernel("fastalign::feedback_term", "CUDA"), "feedback_term has no CUDA kernel")
+            without = [op for op in ops.schemas.SCHEMAS if not has_kernel(f"fastalign::{op}", "CUDA")]
+            expect(not without, f"no CUDA kernel for {', '.join(without)}")
+            found = _native.module.multiplies_on_cuda()
+            expect(found == (torch.version.cuda is not None), f"torch's own product on CUDA: found {found}")
     printed = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "fastalign", "info", "--json"],
         capture_output=True,
