@@ -52,7 +52,7 @@ class FmaSums {
 
   __device__ void add(const Left& left, const Right& right) {
     Sum step[rows][columns] = {};
-#pragma unroll
+#pragma unroll unrolled
     for (int k = 0; k < tile_step<T>; k += group) {
       Sum l[group][rows];
       Sum r[group][columns];
@@ -99,7 +99,8 @@ class FmaSums {
   using T = Element<arithmetic>;
   static constexpr int rows = 8, columns = 4;
   static constexpr int threads_down = 4, threads_across = 8;
-  static constexpr int group = sizeof(T) == 8 ? 2 : 4;  // elements that a thread reads at once
+  static constexpr int group = sizeof(T) == 8 ? 2 : 4;         // elements that a thread reads at once
+  static constexpr int unrolled = sizeof(T) == 8 ? 1 : group;  // groups: float64 has no registers for more
 
   using Group = Vector<T, group>;
 
