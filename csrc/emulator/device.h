@@ -15,6 +15,7 @@ namespace fastalign::emulator {
 class EmulatedDevice final : public cuda::Device {
  public:
   uint64_t schedule{};  // draws the order of threads and blocks
+  bool library{true};   // whether there is one
   int products{};       // that the library has done
   int launches{};       // of kernels
 

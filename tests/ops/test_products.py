@@ -8,7 +8,7 @@ from typing import Any
 import emulator
 import pytest
 import torch
-from cases import DTYPES, LAYOUTS, Draw
+from cases import DTYPES, LAYOUTS, Draw, Options, Size, arguments, truth_and_plain
 from compare import assert_as_accurate
 from torch import Tensor
 
@@ -93,14 +93,8 @@ def test_tf32(size: tuple[int, int, int], right_layout: str) -> None:
 @pytest.fixture(scope="module")
 def before_sm_80() -> ModuleType:
     """The kernels as devices without matrix instructions run them."""
-    cuda = emulator.CSRC / "cuda"
-    emulator.FOLDER.mkdir(parents=True, exist_ok=True)
-    kernels = emulator.FOLDER / "before_sm_80.cu"
-    text = f'#define FASTALIGN_BEFORE_SM_80 1\n#include "{cuda / "product.cu"}"\n'
-    if not kernels.exists() or kernels.read_text() != text:
-        kernels.write_text(text)
-    sources = (kernels, cuda / "choice.cpp", cuda / "operand.cpp")
-    return emulator.build("before_sm_80", sources, (emulator.MODULE, emulator.MODULE.parent / "product.cpp"))
+    source = emulator.CSRC / "cuda" / "product.cu"
+    return emulator.with_fault("before_sm_80", source, r"\A", "#define FASTALIGN_BEFORE_SM_80 1\n")
 
 
 @pytest.mark.parametrize("right_layout", ["contiguous", "transposed"])
@@ -108,3 +102,62 @@ def before_sm_80() -> ModuleType:
 def test_without_tensor_cores(before_sm_80: ModuleType, dtype: torch.dtype, right_layout: str) -> None:
     left, right = Draw(dtype)(65, 104), Draw(dtype, right_layout, seed=1)(72, 104)
     check(fused_product(left, right, before_sm_80), left, right)
+
+
+# Few terms are projected; a result of the library's is made in two steps.
+@dtypes
+@pytest.mark.parametrize("terms", [10, 300])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("force", ["fused", "library", "nothing"])
+@pytest.mark.parametrize("op", ["linear_forward", "linear_difference"])
+def test_methods(op: str, force: str, dropout: float, terms: int, dtype: torch.dtype) -> None:
+    values = arguments(op, dtype, Size(samples=5, units=72, inputs=terms), Options(dropout=dropout))
+    device = emulator.device(emulator.kernels(), force=force)
+    results = emulator.run(op, values, device)
+    results = [results] if isinstance(results, Tensor) else results
+    for result, (truth, plain) in zip(results, truth_and_plain(op, values), strict=True):
+        assert_as_accurate(result, truth, plain)
+    assert (device.launches, device.products) == (1, int(force == "library"))
+
+
+def test_forward_without_bias_and_preactivation() -> None:
+    x, weight, _, *rest, _ = arguments("linear_forward", torch.float32, Size(samples=5, units=70, inputs=300))
+    for force in ("fused", "library"):
+        values = (x, weight, None, *rest, False)
+        results = emulator.run("linear_forward", values, emulator.device(emulator.kernels(), force=force))
+        for result, (truth, plain) in zip(results, truth_and_plain("linear_forward", values), strict=True):
+            assert_as_accurate(result, truth, plain)
+
+
+def test_without_a_library_the_kernel_multiplies() -> None:
+    values = arguments("linear_difference", torch.float32, Size(samples=5, units=70, inputs=300))
+    device = emulator.device(emulator.kernels(), force="library", library=False)
+    ((truth, plain),) = truth_and_plain("linear_difference", values)
+    assert_as_accurate(emulator.run("linear_difference", values, device), truth, plain)
+    assert (device.launches, device.products) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tf32", "rows", "terms", "columns", "method"),
+    [
+        (torch.float32, False, 64, 10, 1024, "projection"),
+        (torch.bfloat16, False, 65536, 32, 65536, "projection"),
+        (torch.bfloat16, False, 256, 100, 1024, "projection"),
+        (torch.bfloat16, False, 4096, 33, 1024, "fused"),
+        (torch.float32, True, 4096, 33, 1024, "fused"),
+        (torch.float32, False, 4096, 33, 1024, "projection"),
+        (torch.float64, False, 4096, 256, 4096, "projection"),
+        (torch.float64, False, 64, 257, 64, "fused"),
+        (torch.float16, False, 64, 784, 1024, "fused"),
+        (torch.float32, False, 256, 1024, 1024, "fused"),
+        (torch.float32, False, 257, 1024, 1024, "library"),
+        (torch.bfloat16, False, 1 << 40, 1 << 40, 1 << 40, "library"),
+    ],
+)
+def test_choice(dtype: torch.dtype, tf32: bool, rows: int, terms: int, columns: int, method: str) -> None:
+    module, name = emulator.kernels(), str(dtype).removeprefix("torch.")
+    left, right = (0, name, [rows, terms], [terms, 1]), (0, name, [columns, terms], [terms, 1])
+    assert module.choose(emulator.device(module, force="nothing", tf32=tf32), left, right) == method
+    fused = "fused" if method == "library" else method
+    assert module.choose(emulator.device(module, force="fused", tf32=tf32), left, right) == fused
+    assert module.choose(emulator.device(module, force="library", tf32=tf32), left, right) == "library"

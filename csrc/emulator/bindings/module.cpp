@@ -80,6 +80,7 @@ void define(pybind11::module_& module) {
       .def_readwrite("multiprocessors", &EmulatedDevice::multiprocessors)
       .def_readwrite("tf32", &EmulatedDevice::tf32)
       .def_readwrite("tf32_of_convolutions", &EmulatedDevice::tf32_of_convolutions)
+      .def_readwrite("library", &EmulatedDevice::library)
       .def_readonly("launches", &EmulatedDevice::launches)
       .def_readonly("products", &EmulatedDevice::products)
       .def("set_force",
