@@ -27,9 +27,11 @@ __global__ void __launch_bounds__(threads) elementwise_kernel(const __grid_const
   const int64_t first = int64_t(blockIdx.x) * threads * count + threadIdx.x * (job.vectors ? count : 1);
   if (job.vectors && first + count <= elements) {
     Wide<T> values[count];
-    const uint4 operand = operand_vector<T>(epilogue, 0, first);
+    const int64_t row = epilogue.rows == 1 ? 0 : first / epilogue.columns;
+    const int64_t column = first - row * epilogue.columns;
+    const uint4 operand = operand_vector<T>(epilogue, row, column);
     widen<T>(vector_at(static_cast<const T*>(job.values) + first), values);
-    return finish<T>(epilogue, 0, first, values, operand);
+    return finish<T>(epilogue, row, column, values, operand);
   }
   const int step = job.vectors ? 1 : threads;
 #pragma unroll 1
@@ -57,12 +59,13 @@ void run(Device& device, Elementwise job) {
   if (elements == 0) return;
   const bool operand_is_contiguous = epilogue.operand == nullptr || is_contiguous(epilogue.operand_strides, epilogue);
   if (is_contiguous(job.strides, epilogue) && operand_is_contiguous) {
-    // One row: whatever the shape, all but the last elements go by vectors.
-    epilogue.rows = epilogue.height = epilogue.width = 1;
-    epilogue.columns = elements;
-    job.strides[1] = epilogue.operand_strides[1] = 1;
+    if (epilogue.bias == nullptr) {  // one row: whatever the shape, all but the last elements go by vectors
+      epilogue.rows = epilogue.height = epilogue.width = 1;
+      epilogue.columns = elements;
+      job.strides[1] = epilogue.operand_strides[1] = 1;
+    }
     ResultEpilogue whole = epilogue;
-    whole.columns -= elements % vector_elements<T>;
+    if (whole.rows == 1) whole.columns -= elements % vector_elements<T>;
     job.vectors = takes_vectors<T>(whole) && starts_vector(job.values);
   }
   const int64_t blocks = (elements + threads * vector_elements<T> - 1) / (threads * vector_elements<T>);
