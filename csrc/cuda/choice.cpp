@@ -12,24 +12,34 @@ namespace {
 // launch.
 constexpr int64_t most_projected_terms = 256;
 constexpr int64_t terms_bound_by_bytes = 32;
-constexpr int64_t worth_a_launch = int64_t{1} << 27;  // multiplications
+constexpr double worth_a_launch = 1 << 27;  // multiplications
 
 // Beyond so many multiplications (256 × 1024 × 1024) the library's larger tiles gain more than what the epilogue's own
 // launch and pass over the result cost.
-constexpr int64_t most_fused_multiplications = int64_t{1} << 28;
+constexpr double most_fused_multiplications = 1 << 28;
+
+double multiplications(int64_t rows, int64_t columns, int64_t terms) {
+  return static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(terms);
+}
+
+bool is_projected(Arithmetic arithmetic, int64_t rows, int64_t columns, int64_t terms) {
+  if (terms <= terms_bound_by_bytes) return true;
+  const bool tensor_cores = arithmetic != Arithmetic::float64 && arithmetic != Arithmetic::float32;
+  return terms <= most_projected_terms && (!tensor_cores || multiplications(rows, columns, terms) < worth_a_launch);
+}
 
 }  // namespace
 
+bool prefers_library(const Device& device, int64_t rows, int64_t columns, int64_t terms) {
+  if (device.force != Force::nothing) return device.force == Force::library;
+  return multiplications(rows, columns, terms) > most_fused_multiplications;
+}
+
 Method choose(const Device& device, Dtype dtype, int64_t rows, int64_t columns, int64_t terms) {
-  if (device.force == Force::library) return Method::library;
-  const double multiplications = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(terms);
-  const Arithmetic arithmetic = arithmetic_of(dtype, device.tf32);
-  const bool tensor_cores = arithmetic != Arithmetic::float64 && arithmetic != Arithmetic::float32;
-  const bool few_terms = terms <= terms_bound_by_bytes;
-  if (few_terms || (terms <= most_projected_terms && (!tensor_cores || multiplications < worth_a_launch)))
+  if (device.force != Force::library && is_projected(arithmetic_of(dtype, device.tf32), rows, columns, terms)) {
     return Method::projection;
-  if (device.force == Force::fused || multiplications <= most_fused_multiplications) return Method::fused;
-  return Method::library;
+  }
+  return prefers_library(device, rows, columns, terms) ? Method::library : Method::fused;
 }
 
 }  // namespace fastalign::cuda

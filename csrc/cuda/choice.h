@@ -14,7 +14,11 @@ enum class Method {
   library,     // the library's product, and the epilogue in a pass of its own over the result
 };
 
-// Of a result (rows, columns) of sums of `terms` products each.
+// Whether the library is to compute a result (rows, columns) of sums of `terms` products each, where only a tiled
+// kernel of our own would do too.
+bool prefers_library(const Device& device, int64_t rows, int64_t columns, int64_t terms);
+
+// Of a result that may be projected.
 Method choose(const Device& device, Dtype dtype, int64_t rows, int64_t columns, int64_t terms);
 
 }  // namespace fastalign::cuda

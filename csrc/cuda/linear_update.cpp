@@ -24,7 +24,7 @@ int64_t inputs_of(const LinearUpdate& update) { return update.pre.sizes[1]; }
 bool is_the_librarys(const Device& device, const LinearUpdate& update) {
   const int64_t samples = samples_of(update), units = units_of(update), inputs = inputs_of(update);
   if (samples == 0 || units == 0 || inputs == 0 || update.weight.kind == Sink::Kind::rmsprop) return false;
-  return choose(device, update.pre.dtype, units, inputs, samples) == Method::library;
+  return prefers_library(device, units, inputs, samples);
 }
 
 // An update forms its feedback term again for every column of tiles: at some number of terms a launch that stores them
