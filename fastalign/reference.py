@@ -422,3 +422,18 @@ def max_pool2d_difference(
 
     difference = at(wide_h, modulated) - at(wide_h, standard) + at(wide_delta, modulated)
     return difference.to(h.dtype)
+
+
+def cross_entropy(outputs: Tensor, labels: Tensor, mean: bool) -> tuple[Tensor, Tensor]:
+    """Softmax and cross-entropy −Σ_n log ŷ_n[label_n], and its gradient ŷ − y; with `mean` both divided by N.
+
+    outputs a_L (N, C); labels (N), class indices, of which −100 leaves its sample out, of N too. The loss is a 0-d
+    tensor in float32 or wider.
+    """
+    logits = _wide(outputs)
+    log_probabilities = F.log_softmax(logits, 1)
+    loss = F.nll_loss(log_probabilities, labels, reduction="mean" if mean else "sum")
+    counted = (labels != -100).unsqueeze(1)
+    one_hot = labels.unsqueeze(1) == torch.arange(outputs.shape[1], device=labels.device)
+    gradient = (log_probabilities.exp() - one_hot.to(logits.dtype)).where(counted, 0)
+    return loss, (gradient / counted.sum().clamp(min=1) if mean else gradient).to(outputs.dtype)

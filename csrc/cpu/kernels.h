@@ -71,6 +71,16 @@ struct LinearUpdate {
 constexpr int64_t update_rows = 48;
 constexpr int64_t update_columns = projection_columns;
 
+// Softmax and cross-entropy of rows of outputs, contiguous, in a wide dtype; labels below 0 leave their rows out.
+struct CrossEntropy {
+  Input outputs;  // (rows, classes)
+  const int64_t* labels;
+  int64_t classes;
+  double weight;  // of a row in the gradient
+  Output gradient;
+  double* losses;  // (rows)
+};
+
 struct Pooling {
   Input h{};
   Input delta{};
@@ -115,6 +125,8 @@ struct Kernels {
   void (*linear_update)(const LinearUpdate& update, int64_t begin, int64_t end);
   // Tasks begin … end.
   void (*convolution_update)(const ConvolutionUpdate& update, int64_t begin, int64_t end);
+  // Rows begin … end.
+  void (*cross_entropy)(const CrossEntropy& loss, int64_t begin, int64_t end);
   // Planes begin … end: pool(h + Δh) − pool(h).
   void (*max_pool2d_difference)(const Pooling& pooling, int64_t begin, int64_t end);
   // Elements begin … end, of float64 or float32: V ← V + λW, W ← W − ηV.

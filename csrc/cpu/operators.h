@@ -67,6 +67,9 @@ TwoTensors pepita_conv2d_update_cpu(const torch::stable::Tensor& h, const torch:
                                     const Integers& stride, const Integers& padding, const Integers& dilation,
                                     int64_t groups);
 
+// labels (N), int64; a label of −100 leaves its sample out.
+TwoTensors cross_entropy_cpu(const torch::stable::Tensor& outputs, const torch::stable::Tensor& labels, bool mean);
+
 torch::stable::Tensor max_pool2d_difference_cpu(const torch::stable::Tensor& h, const torch::stable::Tensor& delta_h,
                                                 const Integers& kernel_size, const Integers& stride,
                                                 const Integers& padding, const Integers& dilation, bool ceil_mode);

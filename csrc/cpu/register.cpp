@@ -23,6 +23,7 @@ STABLE_TORCH_LIBRARY_IMPL(fastalign, CPU, library) {
   library.impl("conv2d_update", TORCH_BOX(&conv2d_update_cpu));
   library.impl("dfa_conv2d_update", TORCH_BOX(&dfa_conv2d_update_cpu));
   library.impl("pepita_conv2d_update", TORCH_BOX(&pepita_conv2d_update_cpu));
+  library.impl("cross_entropy", TORCH_BOX(&cross_entropy_cpu));
   library.impl("max_pool2d_difference", TORCH_BOX(&max_pool2d_difference_cpu));
 }
 

@@ -40,6 +40,7 @@ SCHEMAS = {
     f" {_CONVOLUTION}) -> (Tensor, Tensor)",
     "pepita_conv2d_update": f"(Tensor h, Tensor h_mod, Tensor x_mod, {_CONVOLUTION}) -> (Tensor, Tensor)",
     "modulate_input": "(Tensor x, Tensor error, Tensor projection, float sign) -> Tensor",
+    "cross_entropy": "(Tensor outputs, Tensor labels, bool mean) -> (Tensor, Tensor)",
     "max_pool2d_difference": "(Tensor h, Tensor delta_h, int[2] kernel_size, int[2] stride, int[2] padding,"
     " int[2] dilation, bool ceil_mode) -> Tensor",
 }
@@ -138,6 +139,11 @@ def _pepita_conv2d_update(
     return _kernel_update(h, x_mod, kernel_size, groups, True)
 
 
+def _cross_entropy(outputs: Tensor, _labels: Tensor, _mean: bool) -> tuple[Tensor, Tensor]:
+    wide = torch.promote_types(outputs.dtype, torch.float32)
+    return outputs.new_empty((), dtype=wide), outputs.new_empty(outputs.shape)
+
+
 def _max_pool2d_difference(h: Tensor, _delta_h: Tensor, *window: object) -> Tensor:
     return torch.ops.aten.max_pool2d_with_indices(h, *window)[0].contiguous()
 
@@ -159,6 +165,7 @@ _FAKES: dict[str, Callable[..., object]] = {
     "dfa_conv2d_update": _dfa_conv2d_update,
     "pepita_conv2d_update": _pepita_conv2d_update,
     "modulate_input": _like_first,
+    "cross_entropy": _cross_entropy,
     "max_pool2d_difference": _max_pool2d_difference,
 }
 

@@ -6,12 +6,13 @@ are summed in float32. The reduction "mean" divides the sum by N, whatever the n
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fastalign.ops.schemas import kernels
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -61,7 +62,7 @@ def loss_and_gradient(loss: str | Loss, reduction: str = "mean") -> Callable[[Te
         ValueError: for another name.
     """
     if loss == "cross_entropy":
-        return functools.partial(_cross_entropy, reduction)
+        return lambda outputs, labels: kernels.cross_entropy(outputs, labels, reduction == "mean")
     function = _reduced(loss_named(loss), reduction) if isinstance(loss, str) else loss
 
     def differentiate(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,16 +77,3 @@ def loss_and_gradient(loss: str | Loss, reduction: str = "mean") -> Callable[[Te
 
 def _reduced(loss: Loss, reduction: str) -> Loss:
     return loss if reduction == "sum" else lambda outputs, labels: loss(outputs, labels) / len(labels)
-
-
-def _cross_entropy(reduction: str, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax cross-entropy and its gradient softmax(a_L) − y, by autograd's own kernels."""
-    logits = _at_least_float32(outputs)
-    log_probabilities = torch.log_softmax(logits, 1)
-    ignored = -100
-    how = {"mean": 1, "sum": 2}[reduction]
-    loss, weight = torch.ops.aten.nll_loss_forward(log_probabilities, labels, None, how, ignored)
-    one = torch.ones_like(loss)
-    gradient = torch.ops.aten.nll_loss_backward(one, log_probabilities, labels, None, how, ignored, weight)
-    gradient = torch.ops.aten._log_softmax_backward_data(gradient, log_probabilities, 1, logits.dtype)
-    return loss, gradient.to(outputs.dtype)

@@ -88,6 +88,12 @@ class Draw:
         """A tensor that is to be changed in place."""
         return torch.randn(shape, generator=self.generator).to(self.dtype)
 
+    def labels(self, samples: int, classes: int) -> Tensor:
+        """Class indices, and one label that leaves its sample out."""
+        found = torch.randint(max(classes, 1), (samples,), generator=self.generator)
+        found[1 if classes else 0 : 2 if classes else None] = -100
+        return found
+
     def kept(self, options: Options, *shape: int) -> Tensor:
         """A preactivation, or what a layer puts out."""
         a = 2 * torch.randn(shape, generator=self.generator)
@@ -249,6 +255,7 @@ CASES: dict[str, _Case] = {
         draw(s.inputs, s.classes),
         -0.7,
     ),
+    "cross_entropy": lambda draw, s, o: (draw(s.samples, s.classes, scale=3), draw.labels(s.samples, s.classes), True),
     "max_pool2d_difference": lambda draw, s, o: (
         draw(s.samples, 3, 7, 8),
         draw(s.samples, 3, 7, 8, scale=0.1),

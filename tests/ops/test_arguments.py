@@ -90,6 +90,7 @@ FREE = {
     ("linear_update", "pre", 1),
     ("dfa_linear_update", "x", 1),
     ("pepita_linear_update", "x_mod", 1),
+    ("cross_entropy", "outputs", 1),
 }
 ANY_SHAPE = {"activation_forward"}
 ANY_RANK = {"activation_backward", "activation_difference"}

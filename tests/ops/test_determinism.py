@@ -23,7 +23,7 @@ def threads() -> Iterator[None]:
 
 
 def bits(tensors: tuple[Tensor, ...]) -> list[Tensor]:
-    return [tensor.view(torch.uint8) for tensor in tensors]
+    return [tensor.flatten().view(torch.uint8) for tensor in tensors]
 
 
 def same(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:

@@ -247,6 +247,82 @@ def test_any_loss(make: MakeOptimizer) -> None:
     assert_same((fused, optimizer), (plain, plain_optimizer))
 
 
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "drtp"])
+def test_steps_alike_are_recorded_and_replayed(rule: str, make: MakeOptimizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = network("dense", rule)
+    step = TrainStep(net, loss="cross_entropy", optimizer=make(list(net.parameters())))
+    data = batches("dense")
+    for x, y in data[:4]:
+        step.step(x, y)
+    monkeypatch.setattr(net, "new_step", None)
+    before = [p.clone() for p in net.parameters()]
+    step.step(*data[4])
+    assert step.outputs is not None
+    assert step.outputs.shape == (6, CLASSES)
+    assert any(not torch.equal(p, b) for p, b in zip(net.parameters(), before, strict=True))
+    with pytest.raises(TypeError):
+        step.step(*data[-1])  # the smaller batch is another step
+
+
+def _with_another_rate(net: nn.Sequential, optimizer: Optimizer) -> None:
+    optimizer.param_groups[0]["lr"] = 0.3
+
+
+def _with_another_weight(net: nn.Sequential, optimizer: Optimizer) -> None:
+    weight = net.get_parameter("0.weight")
+    weight.data = weight.data.clone() * 2
+
+
+def _with_a_hook(net: nn.Sequential, optimizer: Optimizer) -> None:
+    def forget(*_: object) -> None:
+        net.get_parameter("0.weight").grad = None
+
+    optimizer.register_step_pre_hook(forget)
+
+
+def _with_another_state(net: nn.Sequential, optimizer: Optimizer) -> None:
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    net.load_state_dict(copy.deepcopy(net.state_dict()), assign=True)
+    optimizer.param_groups[0]["params"] = list(net.parameters())
+
+
+CHANGES: dict[str, Callable[[nn.Sequential, Optimizer], object]] = {
+    "learning rate": _with_another_rate,
+    "another weight": _with_another_weight,
+    "a hook on the optimizer": _with_a_hook,
+    "another state": _with_another_state,
+    "evaluation mode": lambda net, _: net.eval(),
+    "dropout": lambda net, _: setattr(net[1], "p", 0.7),
+    "a frozen layer": lambda net, _: net[0].requires_grad_(False),
+    "another rule": lambda net, _: net.set_rule(rules.BP()),
+    "a setting of the rule": lambda net, _: vars(net.rule).update(sign=-1.0, sign_of_error=True, error_scale=3.0),
+    "fixed matrices": lambda net, _: [b.mul_(2) for b in net.buffers()],
+    "another fixed matrix": lambda net, _: net._buffers.update(
+        {k: 2 * b for k, b in net._buffers.items() if b is not None}
+    ),
+}
+
+
+@pytest.mark.parametrize("make", [MOMENTUM, OPTIMIZERS["adam"]], ids=["sgd", "adam"])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("rule", ["dfa", "pepita"])
+def test_a_replay_notices_what_changes(
+    rule: str, change: Callable[[nn.Sequential, Optimizer], object], make: MakeOptimizer
+) -> None:
+    (plain, plain_optimizer), (fused, optimizer) = twins(network("dense", rule), make)
+    step = TrainStep(fused, loss="cross_entropy", optimizer=optimizer)
+    for i, (x, y) in enumerate([batch for batch in batches("dense")[:5] for _ in range(2)]):
+        if i == 5:
+            for net, its_optimizer in ((plain, plain_optimizer), (fused, optimizer)):
+                torch.manual_seed(0)
+                change(net, its_optimizer)
+        loop(plain, plain_optimizer, [(x, y)], first=i)
+        torch.manual_seed(i)
+        step.step(x, y)
+    assert_same((fused, optimizer), (plain, plain_optimizer))
+
+
 def test_no_gradient_is_left() -> None:
     for make in (MOMENTUM, OPTIMIZERS["adam"]):
         net = network("normalised")

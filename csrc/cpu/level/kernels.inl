@@ -28,6 +28,7 @@ static_assert(FASTALIGN_MOST_CLASSES <= projection_classes);
 #include "cpu/level/sums.inl"
 #include "cpu/level/update.inl"
 #include "cpu/level/convolution.inl"
+#include "cpu/level/cross_entropy.inl"
 #include "cpu/level/pooling.inl"
 #include "cpu/level/sgd.inl"
 // clang-format on
@@ -47,6 +48,7 @@ const Kernels kernels = {
     pack_terms,
     linear_update,
     convolution_update,
+    cross_entropy,
     max_pool2d_difference,
     descend,
 };

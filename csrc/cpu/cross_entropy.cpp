@@ -1,0 +1,61 @@
+// Softmax and cross-entropy, with its gradient in the same call.
+
+#include "cpu/dispatch.h"
+#include "cpu/operators.h"
+#include "cpu/tensors.h"
+
+namespace fastalign {
+
+namespace {
+
+constexpr int64_t ignored = -100;  // as in torch
+
+// How many samples count.
+int64_t counted(const Tensor& labels, int64_t classes) {
+  const int64_t* label = labels.const_data_ptr<int64_t>();
+  int64_t count = 0;
+  for (int64_t i = 0; i < labels.size(0); ++i) {
+    STD_TORCH_CHECK(label[i] == ignored || (label[i] >= 0 && label[i] < classes),
+                    "labels: expected class indices from 0 to ", classes - 1, ", got ", label[i]);
+    count += label[i] != ignored;
+  }
+  return count;
+}
+
+}  // namespace
+
+TwoTensors cross_entropy_cpu(const Tensor& outputs, const Tensor& labels, bool mean) {
+  check_alike({&outputs});
+  check_shape("outputs", outputs, {-1, -1});
+  check_shape("labels", labels, {outputs.size(0)});
+  STD_TORCH_CHECK(labels.scalar_type() == ScalarType::Long, "labels: expected the dtype int64");
+  STD_TORCH_CHECK(labels.is_cpu(), "labels: expected a tensor on the CPU, as the outputs");
+  const int64_t rows = outputs.size(0), classes = outputs.size(1);
+  const Tensor logits = row_major(wide(outputs)), indices = row_major(labels);
+  const int64_t count = counted(indices, classes);
+  const Tensor losses = empty({&rows, 1}, ScalarType::Double), gradient = empty(outputs.sizes(), wide_dtype(outputs));
+  const CrossEntropy work{.outputs = input(logits),
+                          .labels = indices.const_data_ptr<int64_t>(),
+                          .classes = classes,
+                          .weight = mean && count > 0 ? 1.0 / static_cast<double>(count) : 1.0,
+                          .gradient = output(gradient),
+                          .losses = losses.mutable_data_ptr<double>()};
+  const Kernels& kernels = cpu_kernels();
+  parallel(rows, 1 + 16384 / (classes + 1),
+           [&](int64_t begin, int64_t end) { kernels.cross_entropy(work, begin, end); });
+  double total = 0;
+  for (int64_t row = 0; row < rows; ++row) total += work.losses[row];
+  if (mean) total /= static_cast<double>(count);
+  const Tensor loss = empty(IntHeaderOnlyArrayRef(), wide_dtype(outputs));
+  if (wide_dtype(outputs) == ScalarType::Double) {
+    *loss.mutable_data_ptr<double>() = total;
+  } else {
+    *loss.mutable_data_ptr<float>() = static_cast<float>(total);
+  }
+  if (!is_half(outputs)) return {loss, gradient};
+  Tensor narrow = empty(outputs.sizes(), outputs.scalar_type());
+  run_elementwise(gradient, {.finish = Finish::scale, .scale = 1, .result = output(narrow)});
+  return {loss, narrow};
+}
+
+}  // namespace fastalign
