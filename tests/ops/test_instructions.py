@@ -92,8 +92,9 @@ def test_faults(name: str, argument: int, message: str | None, schedule: int) ->
 
 
 @pytest.mark.skipif(emulator.nvcc() is None, reason="there was no nvcc to compile the probes for a device")
-@pytest.mark.parametrize("architecture", ["sm_75", "sm_80"])
-@pytest.mark.parametrize("source", ["instructions.cu", "probes.cu"])
+@pytest.mark.parametrize(
+    ("source", "architecture"), [("instructions.cu", "sm_75"), ("instructions.cu", "sm_80"), ("probes.cu", "sm_80")]
+)
 def test_probes_compile_for_a_device(source: str, architecture: str, tmp_path: Path) -> None:
     path = Path(__file__).parent / "emulated" / source
     command = [str(emulator.nvcc()), "-std=c++17", f"-I{emulator.CSRC}", f"-arch={architecture}", "-c", str(path)]
