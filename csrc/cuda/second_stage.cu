@@ -12,12 +12,15 @@ namespace fastalign::cuda {
 
 namespace {
 
-constexpr int threads = 256;  // each adds as many elements as its sink takes in one access
+constexpr int threads = 256;
 
+// A thread adds as many elements as a sink takes in one access, of every part or, where those are many, of every
+// `slices`-th: one after another they would be waited for.
 struct SecondStageJob {
   int64_t first_block{}, blocks{};
   const void* parts{};
   int64_t stride{}, number{}, elements{};
+  int slices{};
   SinkParameters sink{};
 };
 
@@ -26,14 +29,17 @@ __global__ void __launch_bounds__(threads) second_stage_kernel(const __grid_cons
   using W = std::conditional_t<std::is_same_v<T, double>, double, float>;
   constexpr int count = vector_elements<T>;
   constexpr int together = vector_elements<W>;
+  alignas(16) __shared__ W sums_of_slices[threads][count];
   const SecondStageJob& job = jobs.of_block(blockIdx.x);
-  const int64_t first = ((blockIdx.x - job.first_block) * threads + threadIdx.x) * count;
-  if (first >= job.elements) return;
+  const int across = threads / job.slices;
+  const int slice = static_cast<int>(threadIdx.x) / across;
+  const int64_t first = ((blockIdx.x - job.first_block) * across + threadIdx.x % across) * count;
+  const int64_t valid = job.elements - first;
 
   W sums[count] = {};
-  const W* part = static_cast<const W*>(job.parts) + first;
-  const int64_t valid = job.elements - first;
-  for (int64_t s = 0; s < job.number; ++s, part += job.stride) {
+  const W* part = static_cast<const W*>(job.parts) + slice * job.stride + first;
+#pragma unroll 4
+  for (int64_t s = slice; s < job.number; s += job.slices, part += job.slices * job.stride) {
 #pragma unroll
     for (int i = 0; i < count; i += together) {
       if (i >= valid) break;
@@ -43,20 +49,41 @@ __global__ void __launch_bounds__(threads) second_stage_kernel(const __grid_cons
       for (int j = 0; j < together; ++j) sums[i + j] += values[j];
     }
   }
-  apply_sink<T>(job.sink, first, valid, sums);
+  if (job.slices > 1) {
+    write_neighbours(sums_of_slices[threadIdx.x], sums);
+    __syncthreads();
+    if (slice > 0) return;
+    for (int s = 1; s < job.slices; ++s) {
+      W others[count];
+      read_neighbours(sums_of_slices[s * across + threadIdx.x], others);
+#pragma unroll
+      for (int j = 0; j < count; ++j) sums[j] += others[j];
+    }
+  }
+  if (valid > 0) apply_sink<T>(job.sink, first, valid, sums);
+}
+
+// As many that each has some parts of its own.
+int slices_of(int64_t parts) {
+  constexpr int least = 8, most = 16;
+  int slices = 1;
+  while (slices < most && parts >= 2 * least * slices) slices *= 2;
+  return slices;
 }
 
 template <typename T>
 void run(Device& device, const std::vector<SplitSum>& sums) {
-  constexpr int64_t elements_of_block = threads * vector_elements<T>;
   std::vector<SecondStageJob> jobs;
   for (const SplitSum& sum : sums) {
     if (sum.elements == 0) continue;
+    const int slices = slices_of(sum.number);
+    const int64_t elements_of_block = threads / slices * vector_elements<T>;
     jobs.push_back({.blocks = (sum.elements + elements_of_block - 1) / elements_of_block,
                     .parts = sum.parts,
                     .stride = sum.stride,
                     .number = sum.number,
                     .elements = sum.elements,
+                    .slices = slices,
                     .sink = {sum.sink, sum.scale}});
   }
   launch_jobs(second_stage_kernel<T>, jobs, threads, 0, device.stream);

@@ -1,4 +1,4 @@
-// How a sum is split, and the second stage: it adds the parts in their order, and hands each total to its sink.
+// How a sum is split, and the second stage: it adds the parts in a fixed order, and hands each total to its sink.
 
 #pragma once
 
