@@ -35,7 +35,7 @@ struct Parameters {
   unsigned groups{}, row_tiles{}, column_tiles{};  // tiles of a group
   int64_t rows{}, columns{};                       // of a group's part of ΔK
   int64_t inputs{};                                // channels of a group's part of pre
-  int64_t steps{}, steps_of_part{};
+  int64_t steps_of_part{};                         // those of the last one go on to terms of zero
   bool split{};
   int64_t weight_stride{}, bias_stride{};
   SinkParameters weight{}, bias{};
@@ -103,11 +103,10 @@ __global__ void __launch_bounds__(tile_threads, 2) convolution_update_kernel(con
   const int64_t rows = p.rows - first_row;
   const int64_t columns = p.columns - first_column;
   const int64_t first_step = part * p.steps_of_part;
-  const int64_t steps = min(p.steps_of_part, p.steps - first_step);
 
   // The last threads work out the terms of a step, one step before they are loaded.
   const int term = thread - (tile_threads - tile_step<T>);
-  Digits digits(first_step * tile_step<T> + max(term, 0), post);
+  Digits digits(first_step * tile_step<T> + term, post);
   const Digits step_in_digits(tile_step<T>, post);
   const auto work_out = [&](Term* step) {
     if (term < 0) return;
@@ -139,7 +138,7 @@ __global__ void __launch_bounds__(tile_threads, 2) convolution_update_kernel(con
   const auto multiply = [&](const Stage& stage) {
     if (adds) bias.add(sum_of_row<W>(stage.post, thread));
     if (!multiplies) return;
-    if constexpr (arithmetic == Arithmetic::float64 || arithmetic == Arithmetic::float32) {
+    if constexpr (arithmetic == Arithmetic::float64 || arithmetic == Arithmetic::float32) {  // a sum of short sums
       Sums<arithmetic> of_step;
       of_step.add(stage.post, stage.patches);
       sums.add(of_step);
@@ -148,9 +147,10 @@ __global__ void __launch_bounds__(tile_threads, 2) convolution_update_kernel(con
     }
   };
   if constexpr (difference) {
-    sum_steps(memory, steps, load, [](Stage& stage) { form_difference(stage.post, stage.modulated); }, multiply);
+    const auto form = [](Stage& stage) { form_difference(stage.post, stage.modulated); };
+    sum_steps(memory, p.steps_of_part, load, form, multiply);
   } else {
-    sum_steps(memory, steps, load, NothingToForm(), multiply);
+    sum_steps(memory, p.steps_of_part, load, NothingToForm(), multiply);
   }
 
   constexpr int width = vector_elements<T>;
@@ -200,7 +200,6 @@ Parameters parameters_of(const ConvolutionUpdate& update) {
   const int64_t rows = sums.post.channels / c.groups;
   const int64_t inputs = sums.pre.channels / c.groups;
   const int64_t columns = inputs * c.kernel[0] * c.kernel[1];
-  const int64_t terms = int64_t(sums.post.samples) * sums.post.height * sums.post.width;
   const int64_t column_tiles = std::max<int64_t>(divide_up(columns, tile_size), 1);  // the bias has a block anyhow
   return {.sums = sums,
           .groups = static_cast<unsigned>(c.groups),
@@ -209,7 +208,6 @@ Parameters parameters_of(const ConvolutionUpdate& update) {
           .rows = rows,
           .columns = columns,
           .inputs = inputs,
-          .steps = divide_up(terms, tile_step<char> / bytes_of(update.pre.dtype)),
           .weight = {update.weight, update.scale},
           .bias = {update.bias, update.scale}};
 }
@@ -220,18 +218,21 @@ void fused_convolution_update(Device& device, const ConvolutionUpdate& update) {
   Parameters p = parameters_of(update);
   const Dtype dtype = update.pre.dtype;
   const int64_t tiles = int64_t(p.row_tiles) * p.column_tiles * p.groups;
-  p.steps_of_part = steps_of_part(tiles, p.steps, device.multiprocessors);
-  const int64_t parts = divide_up(p.steps, p.steps_of_part);
+  const Maps& post = p.sums.post;
+  const int64_t terms = int64_t(post.samples) * post.height * post.width;
+  const int64_t steps = divide_up(terms, tile_step<char> / bytes_of(dtype));
+  p.steps_of_part = steps_of_part(tiles, steps, device.multiprocessors);
+  const int64_t parts = divide_up(steps, p.steps_of_part);
   std::vector<SplitSum> sums;
   p.split = parts > 1;
   if (p.split) {
-    const int64_t elements = p.sums.post.channels * p.columns;
+    const int64_t elements = post.channels * p.columns;
     p.weight = {sink_of_parts(device, update.weight, update.scale, elements, parts, dtype, sums), 1};
     p.weight_stride = part_stride(elements);
   }
   if (p.split && update.bias.target) {
-    p.bias = {sink_of_parts(device, update.bias, update.scale, p.sums.post.channels, parts, dtype, sums), 1};
-    p.bias_stride = part_stride(p.sums.post.channels);
+    p.bias = {sink_of_parts(device, update.bias, update.scale, post.channels, parts, dtype, sums), 1};
+    p.bias_stride = part_stride(post.channels);
   }
   launch_tiles(device, arithmetic_of(dtype, device.tf32_of_convolutions), p, tiles * parts);
   second_stage(device, sums, dtype);

@@ -165,7 +165,9 @@ def test_empty(backend: Backend, dtype: torch.dtype) -> None:
 @on_emulator
 @dtypes
 @pytest.mark.parametrize(
-    "shape", [Shape(samples=8, inputs=1, size=(28, 28), kernel=(5, 5)), Shape(samples=2, outputs=70, size=(19, 18))], ids=str
+    "shape",
+    [Shape(samples=8, inputs=1, size=(28, 28), kernel=(5, 5)), Shape(samples=2, outputs=70, size=(19, 18))],
+    ids=str,
 )
 def test_parts_of_a_long_sum(shape: Shape, dtype: torch.dtype) -> None:
     """They are added in a second launch, with the same bits in every order of the threads."""
