@@ -223,6 +223,18 @@ def test_a_precision_that_cannot_be_told_is_an_error(bindings: Bindings) -> None
         bindings.library.ask_for_precision(ctypes.py_object(lambda operation: False))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("op", ["feedback_terms", "linear_updates"])
+def test_launches_do_not_depend_on_the_number_of_layers(bindings: Bindings, op: str, dtype: torch.dtype) -> None:
+    """So that those of a backward pass of direct feedback do not depend on depth."""
+    values = arguments(op, dtype, Size(samples=64, units=20, inputs=70))
+
+    def launches(times: int) -> int:
+        return bindings.run(op, [value * times if isinstance(value, list) else value for value in values])[1]
+
+    assert launches(1) == launches(2) == launches(20) <= 2  # as many as fit into the parameters of one
+
+
 def test_no_kernel_has_a_fault(bindings: Bindings) -> None:
     for op in CASES:
         if bindings.has(op):
