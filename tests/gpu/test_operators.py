@@ -28,10 +28,13 @@ def on_device(op: str, dtype: torch.dtype = torch.float32, device: str = "cuda")
 
 
 def same_bits(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:
-    return all(torch.equal(a.view(torch.uint8), b.view(torch.uint8)) for a, b in zip(one, other, strict=True))
+    def bits(tensor: Tensor) -> Tensor:
+        return tensor.reshape(-1).view(torch.uint8)
+
+    return all(torch.equal(bits(a), bits(b)) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("op", SCHEMAS)
+@pytest.mark.parametrize("op", sorted(set(SCHEMAS) - {"cross_entropy"}))  # which is left to torch's kernels
 def test_every_op_runs_own_kernels(op: str) -> None:
     values = on_device(op)
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastalign::{op}", "CUDA")
