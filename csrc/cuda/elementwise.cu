@@ -18,9 +18,13 @@ struct Elementwise {
   ResultEpilogue epilogue{};
 };
 
+// Of a multiprocessor at the least: with more of float64 registers are spilled, left to the compiler also with fewer.
+template <typename T>
+constexpr int blocks = sizeof(T) == 8 ? 3 : 6;
+
 // A thread finishes a vector; where elements go one by one, as many of them, neighbouring threads neighbouring ones.
 template <typename T>
-__global__ void __launch_bounds__(threads) elementwise_kernel(const __grid_constant__ Elementwise job) {
+__global__ void __launch_bounds__(threads, blocks<T>) elementwise_kernel(const __grid_constant__ Elementwise job) {
   constexpr int count = vector_elements<T>;
   const ResultEpilogue& epilogue = job.epilogue;
   const int64_t elements = epilogue.rows * epilogue.columns;
