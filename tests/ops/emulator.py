@@ -103,7 +103,7 @@ def build(name: str, kernels: tuple[Path, ...], bindings: tuple[Path, ...], *hea
         f"  command = {compiler} -O2 {everywhere} -c $in -o $out",
         "  depfile = $out.d",
         "rule module",
-        f"  command = {compiler} -O0 {everywhere} -fvisibility=hidden -c $in -o $out",
+        f"  command = {compiler} -O0 -fvisibility=hidden -c $in -o $out",
         "  depfile = $out.d",
         "rule library",
         f"  command = {linker} -Wl,-z,defs -Wl,-Bsymbolic -Wl,-soname,$out $in -o $out",

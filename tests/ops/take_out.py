@@ -141,8 +141,18 @@ def comparisons(text: str, begin: int, end: int) -> Iterator[tuple[int, int, boo
             continue
         start, stop = edge(text, operator - 1, -1), edge(text, begin + match.end(), 1)
         if not in_loop_header(text, begin, start, stop):
-            zero = text[begin + match.end() : stop].strip() == "0"
-            yield start, stop, (match[1][0] == "<") != zero
+            yield start, stop, not skips(text, begin, start)
+
+
+def skips(text: str, begin: int, start: int) -> bool:
+    """Whether a comparison is in a condition that sends a thread away."""
+    level = 0
+    for i in range(start - 1, begin, -1):
+        level += (text[i] in CLOSING) - (text[i] in OPENING)
+        if level < 0:
+            after = text[end_of(text, i + 1) + 1 :]
+            return text[:i].endswith("if ") and re.match(r" \{?\s*(continue|break|return);", after) is not None
+    return False
 
 
 def edge(text: str, i: int, direction: int) -> int:
