@@ -196,7 +196,7 @@ def test_size(op: str, size: Size, dtype: torch.dtype) -> None:
 @ops
 def test_parts_of_a_long_sum(op: str, dtype: torch.dtype) -> None:
     """The order of the threads changes no bit, the number of parts few."""
-    values = arguments(op, dtype, Size(samples=1000, units=11, inputs=70))
+    values = arguments(op, dtype, Size(samples=1152, units=11, inputs=70))
     whole = check_op(op, values, multiprocessors=ONE_PART)
     parts = check_op(op, values, multiprocessors=MANY_PARTS)
     assert not all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True)) or dtype.itemsize == 2
