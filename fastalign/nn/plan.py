@@ -75,18 +75,20 @@ class Stage:
         if layer is not None:
             for parameter in layer._parameters.values():
                 if parameter is not None:
-                    found += (id(parameter), parameter.data_ptr(), parameter.dtype, parameter.requires_grad)
+                    found += (id(parameter), *lies_at(parameter), parameter.requires_grad)
         if isinstance(layer, torch.nn.Conv2d):
             found += (layer.stride, layer.padding, layer.dilation, layer.groups)
         for link in (self.activation, *self.links):
             if isinstance(link, ModuleLink):
                 if type(link.module) is not torch.nn.Flatten or is_watched(link.module):
                     return None
-                found += (link.module.start_dim, link.module.end_dim)
+                found.append((link.module.start_dim, link.module.end_dim))
             elif is_watched(*link.modules):
                 return None
             elif link.dropout is not None:
-                found += (link.dropout.training, link.dropout.p)
+                found.append((link.activation, link.dropout.training, link.dropout.p))
+            else:
+                found.append(link.activation)
         return tuple(found)
 
     def run(self, x: Tensor) -> Tensor:
@@ -97,6 +99,11 @@ class Stage:
             for module in (link.module,) if isinstance(link, ModuleLink) else link.modules:
                 x = single_tensor(module, module(x))
         return x
+
+
+def lies_at(tensor: Tensor) -> tuple[object, ...]:
+    """Where a tensor lies in memory, and how."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def single_tensor(module: torch.nn.Module, output: object) -> Tensor:

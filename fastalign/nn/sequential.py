@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fastalign import feedback as feedback_matrices
 from fastalign.initialisation import draw_weight
 from fastalign.nn.compiler import uncompiled
-from fastalign.nn.plan import ModuleLink, Stage, flatten, make_plan, single_tensor
+from fastalign.nn.plan import ModuleLink, Stage, flatten, lies_at, make_plan, single_tensor
 from fastalign.nn.run import NetworkStep, StepFunction, one_hot_target
 from fastalign.rules import BP, DFA, DRTP, FA, IFA, PEPITA, RULES, Rule, named
 
@@ -178,7 +178,7 @@ class Sequential(torch.nn.Sequential):
             found += signature
         for matrix in self._buffers.values():
             if matrix is not None:
-                found += (id(matrix), matrix.data_ptr(), matrix.dtype)
+                found += (id(matrix), *lies_at(matrix))
         return tuple(found)
 
     def input_gradient(self, x: Tensor, loss_fn: Callable[[Tensor], Tensor]) -> Tensor:

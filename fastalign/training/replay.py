@@ -27,7 +27,8 @@ def record(
     Returns:
         What the step returned, and the program: called with other inputs it returns what the step would have.
 
-        None in its place if there is none: a call took a tensor from elsewhere, or told Python the value of one.
+        None in its place if there is none: a call took a tensor from elsewhere, or told Python the value of one, or an
+        input lies where another one or a lasting tensor does.
     """
     recorder = _Recorder(inputs, lasting)
     with recorder:
@@ -40,7 +41,6 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self, inputs: Sequence[Tensor], lasting: Iterable[Tensor]) -> None:
         super().__init__()
-        self._complete = True
         self._graph = fx.Graph()
         self._nodes: dict[object, fx.Node] = {}
         self._lasting = {_place(tensor): tensor for tensor in lasting}
@@ -49,6 +49,8 @@ class _Recorder(TorchDispatchMode):
         self._alive: list[Any] = []
         for i, tensor in enumerate(inputs):
             self._nodes[_place(tensor)] = self._graph.placeholder(f"input_{i}")
+        # Two of one place could not be told apart.
+        self._complete = len(self._nodes) == len(inputs) and self._lasting.keys().isdisjoint(self._nodes)
         self._last_placeholder = self._graph.placeholder("end_of_inputs", default_value=None)
 
     def __torch_dispatch__(
@@ -74,7 +76,10 @@ class _Recorder(TorchDispatchMode):
             self._nodes[_place(result)] = node
         elif isinstance(result, list | tuple):
             for i, part in enumerate(result):
-                self._nodes[_place(part)] = self._graph.call_function(operator.getitem, (node, i))
+                if isinstance(part, Tensor):
+                    self._nodes[_place(part)] = self._graph.call_function(operator.getitem, (node, i))
+                elif part is not None:
+                    self._complete = False
         elif result is not None:
             self._complete = False  # Python has got a number
 

@@ -128,6 +128,8 @@ class TrainStep:
             return [loss, outputs, *gradients.values()]
 
         (loss, self.outputs, *gradients), program = record(calculate, (x, y), lasting)
+        if self._signature(x, y) != signature:  # the step made a momentum, which a replay would not keep
+            program = None
         if len(self._replays) == _MOST_REPLAYS:
             self._replays.clear()
         self._replays[signature] = None if program is None else _Replay(program, parameters)

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 import fastalign.nn as nn
 from fastalign import TrainStep, rules
+from fastalign.training.replay import record
 
 CLASSES = 3
 Batch = tuple[Tensor, Tensor]
@@ -281,6 +282,11 @@ def _with_a_hook(net: nn.Sequential, optimizer: Optimizer) -> None:
     optimizer.register_step_pre_hook(forget)
 
 
+def _with_other_strides(net: nn.Sequential, optimizer: Optimizer) -> None:
+    weight = net.get_parameter("0.weight")
+    weight.data = weight.data.as_strided(weight.shape, (1, weight.shape[0]))
+
+
 def _with_another_state(net: nn.Sequential, optimizer: Optimizer) -> None:
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     net.load_state_dict(copy.deepcopy(net.state_dict()), assign=True)
@@ -290,6 +296,8 @@ def _with_another_state(net: nn.Sequential, optimizer: Optimizer) -> None:
 CHANGES: dict[str, Callable[[nn.Sequential, Optimizer], object]] = {
     "learning rate": _with_another_rate,
     "another weight": _with_another_weight,
+    "the strides of a weight": _with_other_strides,
+    "another activation": lambda net, _: net.__setitem__(3, nn.Tanh()),
     "a hook on the optimizer": _with_a_hook,
     "another state": _with_another_state,
     "evaluation mode": lambda net, _: net.eval(),
@@ -321,6 +329,42 @@ def test_a_replay_notices_what_changes(
         torch.manual_seed(i)
         step.step(x, y)
     assert_same((fused, optimizer), (plain, plain_optimizer))
+
+
+def test_a_replay_makes_no_momentum() -> None:
+    (plain, plain_optimizer), (fused, optimizer) = twins(network("dense"), MOMENTUM)
+    step = TrainStep(fused, loss="cross_entropy", optimizer=optimizer)
+    for i, (x, y) in enumerate(batches("dense")[:6]):
+        if i < 3:
+            plain_optimizer.state.clear()
+            optimizer.state.clear()
+        loop(plain, plain_optimizer, [(x, y)], first=i)
+        torch.manual_seed(i)
+        step.step(x, y)
+    assert_same((fused, optimizer), (plain, plain_optimizer))
+
+
+@pytest.mark.parametrize("rule", ["bp", "fa", "dfa", "pepita"])
+def test_convolutions_are_recorded_and_replayed(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(18, CLASSES)]
+    net = nn.Sequential(*layers, rule=RULES[rule], input_shape=(2, 7, 7)).double()
+    (plain, plain_optimizer), (fused, optimizer) = twins(net, MOMENTUM)
+    step = TrainStep(fused, loss="cross_entropy", optimizer=optimizer)
+    for i, (x, y) in enumerate(batches("convolutional")[:5]):
+        if i == 4:
+            monkeypatch.setattr(fused, "new_step", None)
+        loop(plain, plain_optimizer, [(x, y)])
+        step.step(x, y)
+    assert_same((fused, optimizer), (plain, plain_optimizer))
+
+
+def test_what_lies_in_one_place_is_not_recorded() -> None:
+    x, weight = torch.ones(3), torch.ones(3)
+    for inputs in ((x, x), (x, weight)):
+        results, program = record(lambda a, b: [a - b], inputs, [weight])
+        assert torch.equal(results[0], torch.zeros(3))
+        assert program is None
 
 
 def test_no_gradient_is_left() -> None:
