@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "ops"))  # where the argument
 import gpu
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def on_cuda() -> None:
     """Every test here needs a device."""
     why = gpu.missing()
