@@ -31,13 +31,14 @@ T& at(const cuda::View& view, int64_t row, int64_t column) {
 
 template <typename T>
 void product(const cuda::View& result, const cuda::View& left, const cuda::View& right, double scale, double keep) {
+  using Sum = std::conditional_t<std::is_same_v<T, double>, long double, double>;
   for (int64_t m = 0; m < result.sizes[0]; ++m) {
     for (int64_t n = 0; n < result.sizes[1]; ++n) {
-      double sum = 0;  // as a good library's: what is tested is what is made of it
-      for (int64_t k = 0; k < left.sizes[1]; ++k) sum += double(at<T>(left, m, k)) * double(at<T>(right, k, n));
+      Sum sum = 0;  // as a good library's: what is tested is what is made of it
+      for (int64_t k = 0; k < left.sizes[1]; ++k) sum += Sum(at<T>(left, m, k)) * Sum(at<T>(right, k, n));
       T& kept = at<T>(result, m, n);
-      const double before = keep == 0 ? 0 : keep * double(kept);
-      kept = T(scale * sum + before);
+      const Sum before = keep == 0 ? 0 : keep * Sum(kept);
+      kept = T(double(scale * sum + before));
     }
   }
 }
