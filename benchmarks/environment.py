@@ -32,11 +32,16 @@ def describe() -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "fastalign": fastalign.__version__,
-        "in_use": info.collect(),
+        "in_use": _without_places(info.collect()),
         "commit": commit.stdout.strip(),
         "uncommitted_changes": bool(changed.stdout.strip()),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *(Path(a).name if Path(a).is_absolute() else a for a in sys.argv)]),
     }
+
+
+def _without_places(collected: dict[str, Any]) -> dict[str, Any]:
+    """What is in use, but not where this machine keeps it."""
+    return {**collected, "binary": {k: v for k, v in collected["binary"].items() if k != "file"}}
 
 
 def _processor() -> str:
