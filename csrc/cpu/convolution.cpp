@@ -22,6 +22,7 @@ struct Convolution {
 };
 
 void check(const Convolution& c, const Tensor& post, const Tensor& pre) {
+  check_pairs({&c.kernel_size, &c.stride, &c.padding, &c.dilation});
   check_shape("pre", pre, {post.size(0), -1, -1, -1});
   STD_TORCH_CHECK(c.groups >= 1 && post.size(1) % c.groups == 0 && pre.size(1) % c.groups == 0,
                   "groups: expected a divisor of ", post.size(1), " and ", pre.size(1), ", got ", c.groups);

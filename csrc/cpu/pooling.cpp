@@ -15,6 +15,7 @@ Tensor max_pool2d_difference_cpu(const Tensor& h, const Tensor& delta_h, const I
   check_shape("delta_h", delta_h, {h.size(0), h.size(1), h.size(2), h.size(3)});
   Pooling pooling{.height = h.size(2), .width = h.size(3)};
   const Integers& steps = stride.empty() ? kernel_size : stride;
+  check_pairs({&kernel_size, &steps, &padding, &dilation});
   int64_t sizes[] = {h.size(0), h.size(1), 0, 0};
   for (int i = 0; i < 2; ++i) {
     const int64_t kernel = kernel_size[i];
@@ -25,6 +26,8 @@ Tensor max_pool2d_difference_cpu(const Tensor& h, const Tensor& delta_h, const I
     sizes[2 + i] = pooled_size(h.size(2 + i), kernel, steps[i], padding[i], dilation[i], ceil_mode);
     STD_TORCH_CHECK(sizes[2 + i] >= 1, "kernel_size: expected a window that fits into the padded map of ",
                     h.size(2 + i), ", got ", kernel);
+    STD_TORCH_CHECK(windows_meet_map(h.size(2 + i), steps[i], padding[i], dilation[i], sizes[2 + i]),
+                    "dilation: expected no window that steps over a map of ", h.size(2 + i), ", got ", dilation[i]);
     pooling.kernel[i] = kernel;
     pooling.stride[i] = steps[i];
     pooling.padding[i] = padding[i];

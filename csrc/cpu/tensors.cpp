@@ -39,6 +39,12 @@ void check_alike(std::initializer_list<const Tensor*> tensors) {
   }
 }
 
+void check_pairs(std::initializer_list<const std::vector<int64_t>*> lists) {
+  for (const std::vector<int64_t>* list : lists) {
+    STD_TORCH_CHECK(list->size() == 2, "expected two numbers for height and width, got ", list->size());
+  }
+}
+
 Dtype dtype_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
     case ScalarType::Double:

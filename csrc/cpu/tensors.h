@@ -22,6 +22,8 @@ using torch::stable::Tensor;
 void check_shape(const char* name, const Tensor& tensor, std::initializer_list<int64_t> expected);
 // Throws std::runtime_error where the tensors are not of one floating-point dtype, or not on the CPU.
 void check_alike(std::initializer_list<const Tensor*> tensors);
+// Throws std::runtime_error where one is not of two numbers, height and width.
+void check_pairs(std::initializer_list<const std::vector<int64_t>*> lists);
 
 Dtype dtype_of(const Tensor& tensor);
 bool is_half(const Tensor& tensor);

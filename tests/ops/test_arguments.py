@@ -112,3 +112,15 @@ def test_raw_ops_refuse_tensors_that_do_not_fit(op: str) -> None:
             if not free and op not in ANY_SHAPE:
                 with pytest.raises(RuntimeError, match="expected"):
                     kernel(*values[:index], other, *values[index + 1 :])
+
+
+@pytest.mark.skipif(bool(needs_native), reason=needs_native)
+def test_raw_ops_refuse_windows_that_do_not_fit() -> None:
+    h = torch.zeros(1, 1, 2, 2)
+    pool = torch.ops.fastalign.max_pool2d_difference
+    with pytest.raises(RuntimeError, match="expected two numbers"):
+        pool(h, h, [2], [2], [0], [1], False)
+    with pytest.raises(RuntimeError, match="steps over a map of 2"):
+        pool(h, h, [2, 2], [1, 1], [1, 1], [3, 3], False)
+    with pytest.raises(RuntimeError, match="expected two numbers"):
+        torch.ops.fastalign.conv2d_update(h, h, [1], [1], [0], [1], 1, 1.0, True)

@@ -198,6 +198,12 @@ def test_pooling(backend: Backend, window: Arguments, dtype: torch.dtype) -> Non
     check(backend, "max_pool2d_difference", (ties, delta, *window))
 
 
+def test_pooling_of_a_map_smaller_than_the_window(backend: Backend) -> None:
+    generator = torch.Generator().manual_seed(0)
+    h, delta = (torch.randn(2, 3, 1, 2, generator=generator) for _ in range(2))
+    check(backend, "max_pool2d_difference", (h, delta, [2, 3], [2, 3], [0, 1], [1, 1], True))
+
+
 def test_pooling_keeps_the_difference_exact(backend: Backend) -> None:
     """Where the maximum stays at its place the result is Δh, to the last bit."""
     h, delta = torch.tensor([[[[1000.0, 0], [0, 0]]]]), torch.tensor([[[[1e-6, 9], [9, 9]]]])

@@ -174,6 +174,19 @@ def test_shapes_that_do_not_go_together_are_refused(bindings: Bindings, op: str)
     assert bindings.library.launches() == before
 
 
+@pytest.mark.parametrize(
+    "window",
+    [([2], [1], [0], [1], False), ([2, 2], [1, 1], [1, 1], [3, 3], False)],
+    ids=["not of two numbers", "steps over the map"],
+)
+def test_windows_that_do_not_fit_run_no_kernel(bindings: Bindings, window: Arguments) -> None:
+    h = torch.zeros(1, 1, 2, 2)
+    before = bindings.library.launches()
+    with contextlib.suppress(RuntimeError):
+        bindings.run("max_pool2d_difference", (h, h, *window))
+    assert bindings.library.launches() == before
+
+
 def test_a_batch_of_sequences_is_one_of_vectors(bindings: Bindings) -> None:
     """(N, T, H) as the reference takes it, of any strides."""
     signal, feedback, kept, *rest = arguments("feedback_term", torch.float32, Size(samples=3, units=20))

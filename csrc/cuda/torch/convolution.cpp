@@ -13,8 +13,9 @@ namespace {
 std::optional<cuda::Convolution> convolution_of(const Tensor& post, const Tensor& pre, const Integers& kernel_size,
                                                 const Integers& stride, const Integers& padding,
                                                 const Integers& dilation, int64_t groups) {
-  if (!fit({&post, &pre}) || !has_shape(post, {-1, -1, -1, -1}) || !has_shape(pre, {post.size(0), -1, -1, -1}) ||
-      groups < 1 || post.size(1) % groups != 0 || pre.size(1) % groups != 0) {
+  if (!are_pairs({&kernel_size, &stride, &padding, &dilation}) || !fit({&post, &pre}) ||
+      !has_shape(post, {-1, -1, -1, -1}) || !has_shape(pre, {post.size(0), -1, -1, -1}) || groups < 1 ||
+      post.size(1) % groups != 0 || pre.size(1) % groups != 0) {
     return std::nullopt;
   }
   cuda::Convolution convolution{.groups = groups};

@@ -11,6 +11,7 @@ std::optional<Tensor> max_pool2d_difference_cuda(const Tensor& h, const Tensor& 
                                                  const Integers& dilation, bool ceil_mode) {
   if (!fit({&h, &delta_h}) || !has_shape(h, {-1, -1, -1, -1}) || !same_shape(h, delta_h)) return std::nullopt;
   const Integers& steps = stride.empty() ? kernel_size : stride;
+  if (!are_pairs({&kernel_size, &steps, &padding, &dilation})) return std::nullopt;
   cuda::Pooling pooling;
   int64_t pooled[2];
   for (int i = 0; i < 2; ++i) {
@@ -19,6 +20,9 @@ std::optional<Tensor> max_pool2d_difference_cuda(const Tensor& h, const Tensor& 
     if (!valid) return std::nullopt;
     pooled[i] = pooled_size(h.size(2 + i), kernel_size[i], steps[i], padding[i], dilation[i], ceil_mode);
     if (pooled[i] < 1) return std::nullopt;
+    // Not for the reference: on a GPU its gather would stop the device.
+    STD_TORCH_CHECK(windows_meet_map(h.size(2 + i), steps[i], padding[i], dilation[i], pooled[i]),
+                    "dilation: expected no window that steps over a map of ", h.size(2 + i), ", got ", dilation[i]);
     pooling.kernel[i] = kernel_size[i];
     pooling.stride[i] = steps[i];
     pooling.padding[i] = padding[i];

@@ -60,6 +60,10 @@ bool has_shape(const Tensor& tensor, std::initializer_list<int64_t> sizes) {
 
 bool same_shape(const Tensor& one, const Tensor& other) { return one.sizes().equals(other.sizes()); }
 
+bool are_pairs(std::initializer_list<const Integers*> lists) {
+  return std::all_of(lists.begin(), lists.end(), [](const Integers* list) { return list->size() == 2; });
+}
+
 bool is_batch(const Tensor& tensor) { return tensor.dim() >= 1; }
 
 int64_t sample_size(const Tensor& batch) {

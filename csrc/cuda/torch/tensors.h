@@ -27,6 +27,8 @@ bool fit(std::initializer_list<const Tensor*> tensors);
 // Whether the shape is this one; −1 stands for any size.
 bool has_shape(const Tensor& tensor, std::initializer_list<int64_t> sizes);
 bool same_shape(const Tensor& one, const Tensor& other);
+// Whether each is of two numbers, height and width.
+bool are_pairs(std::initializer_list<const Integers*> lists);
 // Whether it is a batch (N, …), whose samples have some number of elements.
 bool is_batch(const Tensor& tensor);
 int64_t sample_size(const Tensor& batch);
