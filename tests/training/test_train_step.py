@@ -48,8 +48,12 @@ def convolutional() -> list[torch.nn.Module]:
 
 
 def normalised() -> list[torch.nn.Module]:
-    layers = [nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(100, 6)]
-    return [*layers, nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, CLASSES), nn.BatchNorm1d(CLASSES)]
+    """Without biases before a norm: their gradient is rounding errors, which Adam would make steps of."""
+    hidden, output = nn.Linear(100, 6), nn.Linear(6, CLASSES)
+    for layer in (hidden, output):
+        layer.register_parameter("bias", None)
+    layers = [nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), hidden]
+    return [*layers, nn.BatchNorm1d(6), nn.Tanh(), output, nn.BatchNorm1d(CLASSES)]
 
 
 def with_block() -> list[torch.nn.Module]:
