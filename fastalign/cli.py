@@ -37,6 +37,7 @@ Dellaferrera & Kreiman 2022 (B)
   B-perturbation   a random modulation in place of F e
   B-whitened       whitened MNIST
   B-variants       presynaptic terms, output errors, the sign of the error and of the modulation
+  B-drtp           readings of DRTP's recipe, the text's and its code's
   B-convolution    divisors and inits of a convolution, beside frozen filters
 Beyond
   gradient-angle   updates beside the gradient, layer by layer, of any experiment (--rows)

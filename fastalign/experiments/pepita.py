@@ -16,6 +16,7 @@ hidden layers are sums over the batch (error_scale 1), those of the output layer
 Beside the table: fc-variants has what §4 and the appendices compare with x + F e: x − F e, the other presynaptic
 term and output error, no modulation (F = 0), a random one. fc-whitened: images ZCA-whitened, learning rates divided by
 10. conv-variants: the divisors of a convolution's update, under both inits, beside filters that stay frozen.
+fc-drtp-…: where the recipe of Frenkel et al.'s code, which the table's DRTP was trained with, is not the text's.
 """
 
 from __future__ import annotations
@@ -112,6 +113,34 @@ def _whitened(row: Recipe) -> Recipe:
     return replace(_secondary(row, "whitened", rules), whiten=True)
 
 
+def _drtp_readings(row: Recipe) -> tuple[Recipe, ...]:
+    """One step each from the table's recipe to that of Frenkel et al.'s code, and all of them at once."""
+    drtp = row.rules["drtp"]
+    scale = drtp.options["error_scale"]
+    # An output error that is a mean over the classes too, by ten times the hidden updates at a tenth of the rate.
+    averaged = replace(drtp, learning_rate=drtp.learning_rate / 10, options={**drtp.options, "error_scale": scale / 10})
+    hidden_means = replace(drtp, options={"feedback": drtp.options["feedback"]})
+    biased = replace(row.architecture, bias=True)
+    dropped = replace(row.architecture, input_dropout=row.architecture.hidden_dropout)
+    readings: dict[str, dict[str, Any]] = {
+        "class-mean": {"rules": {"drtp": averaged}},
+        "hidden-mean": {"rules": {"drtp": hidden_means}},
+        "constant-rate": {"decay_epochs": ()},
+        "input-dropout": {"architecture": dropped},
+        "biases": {"architecture": biased, "rules": {"drtp": replace(drtp, initialisation="uniform-fan-in")}},
+        "code": {
+            "architecture": replace(dropped, bias=True),
+            "decay_epochs": (),
+            "rules": {"drtp": replace(averaged, initialisation="uniform-fan-in")},
+        },
+    }
+    source = "Dellaferrera & Kreiman 2022, table 1; Frenkel et al. 2019"
+    return tuple(
+        replace(row, **{"name": f"{row.name}-drtp-{name}", "source": source, "rules": {"drtp": drtp}, **changes})
+        for name, changes in readings.items()
+    )
+
+
 def _convolution_variants(row: Recipe) -> Recipe:
     variants = {
         f"{name}-{init}": _pepita(row, options, initialisation)
@@ -122,10 +151,12 @@ def _convolution_variants(row: Recipe) -> Recipe:
 
 
 MNIST_FC, CIFAR10_FC, _, MNIST_CONV, CIFAR10_CONV, _ = EXPERIMENTS
+DRTP_READINGS = _drtp_readings(MNIST_FC)
 SECONDARY = (
     _variants(MNIST_FC),
     _variants(CIFAR10_FC),
     _whitened(MNIST_FC),
     _convolution_variants(MNIST_CONV),
     _convolution_variants(CIFAR10_CONV),
+    *DRTP_READINGS,
 )

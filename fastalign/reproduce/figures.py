@@ -8,7 +8,9 @@ from statistics import mean
 
 from fastalign.analysis import activities, fit_distributions, fit_plateau, tsne
 from fastalign.analysis.plots import (
+    Comparison,
     Dependence,
+    comparisons,
     dependences,
     embeddings,
     observations,
@@ -241,6 +243,37 @@ B_VARIANTS = Figure(
     (TEST_ACCURACY, ALIGNMENT),
     measure="accuracy",
 )
+
+
+def _draw_together(figure: Figure, runs: Runs, format: str) -> bytes:
+    """The figure's first quantity over the epochs, a colour for each label, of whatever experiment."""
+    quantity = figure.quantities[0]
+    curves = {label: [[quantity.of(m) for m in run.history] for run in seeds] for label, seeds in runs.items()}
+    return comparisons({quantity.name: Comparison(curves, quantity=quantity.name)}, "", figure.title, format)
+
+
+B_DRTP = Figure(
+    "B-drtp",
+    "Dellaferrera & Kreiman 2022, table 1: DRTP as the text has it, and as the code of Frenkel et al. 2019 has it",
+    [
+        ("pepita/mnist-fc", Column("drtp", "table 1", "drtp")),
+        *(
+            (f"pepita/mnist-fc-drtp-{name}", Column("drtp", label, "drtp"))
+            for name, label in {
+                "class-mean": "output error a mean over classes too",
+                "hidden-mean": "hidden updates means over the batch",
+                "constant-rate": "constant learning rate",
+                "input-dropout": "dropout of the input too",
+                "biases": "biases, PyTorch's default init",
+                "code": "the code's (all but the hidden means)",
+            }.items()
+        ),
+    ],
+    (TEST_ACCURACY,),
+    draw=_draw_together,
+    published={"table 1": {TEST_ACCURACY.name: "95.10 ± 0.10"}},
+    measure="accuracy",
+)
 _DIVISORS = {
     "mean": "positions",
     "authors": "authors' code",
@@ -343,6 +376,6 @@ DFA_FEEDBACK = Figure(
 _ALL: Sequence[Figure] = (
     *(A_FREEZE, A_TSNE),
     *(B_ALIGNMENT, B_SLOWNESS, B_DISTRIBUTIONS, B_NO_MODULATION, B_PERTURBATION, B_WHITENED, B_VARIANTS),
-    *(B_CONVOLUTION, GRADIENT_ANGLE, RELU_DEPTH, PEPITA_DEPTH, DFA_FEEDBACK),
+    *(B_DRTP, B_CONVOLUTION, GRADIENT_ANGLE, RELU_DEPTH, PEPITA_DEPTH, DFA_FEEDBACK),
 )
 FIGURES = {figure.name: figure for figure in _ALL}

@@ -177,3 +177,25 @@ def test_every_rule_of_the_library_is_in_some_recipe() -> None:
     assert {rule_class(recipe, rule) for recipe in EXPERIMENTS.values() for rule in recipe.rules} == {
         *rules.RULES.values()
     }
+
+
+def test_the_readings_of_drtp_differ_from_the_table_in_what_they_say() -> None:
+    """Of a step from the same start with no dropout: the hidden update as it was, the output's a tenth of it."""
+    images, labels = torch.rand(4, 784), torch.arange(4)
+    moved = {}
+    for name in ("pepita/mnist-fc", "pepita/mnist-fc-drtp-class-mean", "pepita/mnist-fc-drtp-hidden-mean"):
+        recipe = experiment(name)
+        recipe = replace(recipe, architecture=replace(recipe.architecture, hidden_dropout=0.0))
+        torch.manual_seed(0)
+        network = build_network(recipe, "drtp", dataset_for(recipe))
+        before = [weight.clone() for weight in weights_of(network)]
+        optimizer = torch.optim.SGD(network.parameters(), lr=recipe.for_rule("drtp").learning_rate)
+        loss = LOSSES["binary_cross_entropy"](network(images, labels), labels) / len(images)
+        loss.backward()
+        optimizer.step()
+        moved[name] = [weight.detach() - start for weight, start in zip(weights_of(network), before, strict=True)]
+    table, class_mean, hidden_mean = moved.values()
+    torch.testing.assert_close(class_mean[0], table[0], rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(class_mean[1], table[1] / 10, rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(hidden_mean[0], table[0] / len(images), rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(hidden_mean[1], table[1], rtol=1e-3, atol=1e-7)
