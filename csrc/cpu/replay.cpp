@@ -79,7 +79,14 @@ struct Program {
 
 // Torch's own ops, of which recorded steps of dense networks call a few.
 
+// Few numbers by a kernel of our own: torch's way to its own takes longer than they do.
 Tensor times(const Tensor& x, double factor) {
+  const bool is_floating = x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double || is_half(x);
+  if (is_floating && x.is_contiguous()) {
+    const Tensor result = empty(x.sizes(), x.scalar_type());
+    run_elementwise(x, {.finish = Finish::scale, .scale = factor, .result = output(result)});
+    return result;
+  }
   AtenTensorHandle result = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mul_Scalar(x.get(), factor, &result));
   return Tensor(result);
@@ -102,6 +109,21 @@ Tensor permuted(const Tensor& x, const std::vector<int64_t>& dimensions) {
   AtenTensorHandle result = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(
       aoti_torch_cpu_permute(x.get(), dimensions.data(), static_cast<int64_t>(dimensions.size()), &result));
+  return Tensor(result);
+}
+
+Tensor joined(const std::vector<Tensor>& parts, int64_t dimension) {
+  std::vector<AtenTensorHandle> handles;
+  for (const Tensor& part : parts) handles.push_back(part.get());
+  AtenTensorHandle result = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_cpu_cat(handles.data(), static_cast<int64_t>(handles.size()), dimension, &result));
+  return Tensor(result);
+}
+
+Tensor part(const Tensor& x, int64_t dimension, int64_t first, int64_t last, int64_t step) {
+  AtenTensorHandle result = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_slice_Tensor(x.get(), dimension, &first, &last, step, &result));
   return Tensor(result);
 }
 
@@ -131,6 +153,8 @@ BoxedKernel kernel_of(const std::string& op, const std::string& kinds) {
       {"aten::add.Tensor TTf", TORCH_BOX(&plus)},
       {"aten::mm TT", TORCH_BOX(&product)},
       {"aten::permute TI", TORCH_BOX(&permuted)},
+      {"aten::cat Li", TORCH_BOX(&joined)},
+      {"aten::slice.Tensor Tiiii", TORCH_BOX(&part)},
       {"aten::index_select TiT", TORCH_BOX(&selected)},
   };
   const std::string own = "fastalign::";

@@ -92,7 +92,7 @@ class _Writer:
             return f"{'O' if kind.startswith('Optional') else 'T'}{self._slot(value)}"
         if value is None:
             return "N"
-        if kind in ("int", "bool"):
+        if kind in ("int", "bool", "Optional[int]"):
             return f"i{int(value)}"
         if kind in ("float", "number") or isinstance(value, float):
             return f"f{_bits(value)}"

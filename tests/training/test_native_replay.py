@@ -69,6 +69,25 @@ def test_the_same_bits_as_call_by_call(
     assert all(map(torch.equal, found, expected))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=lambda d: str(d)[6:])
+def test_rows_beside_the_batch(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PEPITA's W_1 F from the forward product of a layer without a bias."""
+
+    def net() -> nn.Sequential:
+        torch.manual_seed(0)
+        layers = [nn.Linear(8, 70, bias=False), nn.ReLU(), nn.Linear(70, CLASSES, bias=False)]
+        return nn.Sequential(*layers, rule="pepita").to(dtype)
+
+    def make(parameters: Any) -> SGD:
+        return SGD(parameters, lr=0.1, momentum=0.9)
+
+    found, step = train(net(), make, dtype)
+    assert {type(replay.program) for replay in step._replays.values() if replay} == {NativeProgram}
+    monkeypatch.setattr(replay, "native_program", lambda *_: None)
+    expected, _ = train(net(), make, dtype)
+    assert all(map(torch.equal, found, expected))
+
+
 def replayed(rule: str = "dfa") -> tuple[TrainStep, Batch]:
     """A step whose last call was a native replay."""
     net = dense(rule)
