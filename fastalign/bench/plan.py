@@ -88,6 +88,7 @@ class Plan:
     )
     compiles: bool = True
     counts_memory: bool = True
+    """In `scaling`."""
     networks: tuple[Network, ...] = NETWORKS
     most_compiled_layers: int = 20
     """Of plain steps; BP is compiled at any depth."""
@@ -106,13 +107,15 @@ class Plan:
             self,
             processes=1,
             seconds=0.01,
-            step_seconds=0.8,
+            step_seconds=0.5,
             rounds=3,
             projections=(self.projections[0], self.projections[-1]),
             products=(self.products[0], self.products[-1]),
             convolutions=self.convolutions[:1],
             compiles=False,
+            counts_memory=False,
             networks=tuple(n for n in self.networks if len(n.hidden) <= self.most_compiled_layers),
+            depths=self.depths[:2],
             axes=tuple((axis, values[1:-1:2]) for axis, values in self.axes),
         )
 
