@@ -146,7 +146,7 @@ def _distributions(figure: Figure, run: Run) -> dict[str, float]:
     for layer, matrix in run.weights.items():
         fit = fit_distributions(matrix)
         found[f"{_weights(layer)}: standard deviation"] = fit.deviation
-        found[f"{_weights(layer)}: degrees of freedom of t"] = fit.degrees_of_freedom
+        found[f"{_weights(layer)}: 1/ν of t (0: normal)"] = 1 / fit.degrees_of_freedom
         found[f"{_weights(layer)}: log-likelihood, t − normal (per weight)"] = (
             fit.student_log_likelihood - fit.normal_log_likelihood
         )
@@ -170,7 +170,7 @@ B_DISTRIBUTIONS = Figure(
     measured=_distributions,
     draw=_draw_distributions,
     shows_networks=True,
-    note="The paper: W₁ alike; W₂ much wider under PEPITA; BP fits a normal, PEPITA a Student's t.",
+    note="ν: the degrees of freedom of the likeliest t. The paper: W₁ alike; W₂ much wider under PEPITA; BP fits a normal, PEPITA a Student's t.",
     measure="accuracy",
 )
 B_NO_MODULATION = Figure(
