@@ -23,9 +23,8 @@ inline void each(const Rows<W>& rows, const Function& function) {
     const W* values = rows.values + row * rows.values_stride;
     const W* operand = rows.operand + row * rows.operand_stride;
     W* result = rows.result + row * rows.result_stride;
-    for (int64_t first = 0; first < rows.units * unit; first += unit) {
-      FASTALIGN_VECTORIZE for (int64_t i = first; i < first + unit; ++i) result[i] = function(values[i], operand[i]);
-    }
+    const int64_t count = rows.units * unit;
+    FASTALIGN_VECTORIZE for (int64_t i = 0; i < count; ++i) result[i] = function(values[i], operand[i]);
   }
 }
 
