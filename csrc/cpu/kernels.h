@@ -88,11 +88,12 @@ struct CrossEntropy {
   double* losses;  // (rows)
 };
 
+// All of one dtype; the planes of h and Δh (planes, height, width), those of the result (planes, output_…).
 struct Pooling {
   Input h{};
   Input delta{};
   Output difference{};
-  int64_t height{}, width{}, output_height{}, output_width{};
+  int64_t planes{}, height{}, width{}, output_height{}, output_width{};
   int64_t kernel[2]{}, stride[2]{}, padding[2]{}, dilation[2]{};
 };
 

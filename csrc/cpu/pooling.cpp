@@ -13,7 +13,7 @@ Tensor max_pool2d_difference_cpu(const Tensor& h, const Tensor& delta_h, const I
   check_alike({&h, &delta_h});
   check_shape("h", h, {-1, -1, -1, -1});
   check_shape("delta_h", delta_h, {h.size(0), h.size(1), h.size(2), h.size(3)});
-  Pooling pooling{.height = h.size(2), .width = h.size(3)};
+  Pooling pooling{.planes = h.size(0) * h.size(1), .height = h.size(2), .width = h.size(3)};
   const Integers& steps = stride.empty() ? kernel_size : stride;
   check_pairs({&kernel_size, &steps, &padding, &dilation});
   int64_t sizes[] = {h.size(0), h.size(1), 0, 0};
@@ -35,16 +35,16 @@ Tensor max_pool2d_difference_cpu(const Tensor& h, const Tensor& delta_h, const I
   }
   pooling.output_height = sizes[2];
   pooling.output_width = sizes[3];
-  const Tensor standard = row_major(wide(h)), delta = row_major(wide(delta_h));
-  const Tensor difference = empty({sizes, 4}, wide_dtype(h));
+  const Tensor standard = row_major(h), delta = row_major(delta_h);
+  Tensor difference = empty({sizes, 4}, h.scalar_type());
   pooling.h = input(standard);
   pooling.delta = input(delta);
   pooling.difference = output(difference);
   const Kernels& kernels = cpu_kernels();
   const int64_t window = kernel_size[0] * kernel_size[1] * sizes[2] * sizes[3];
-  parallel(sizes[0] * sizes[1], 1 + 8192 / (window + 1),
+  parallel(pooling.planes, 1 + 8192 / (window + 1),
            [&](int64_t begin, int64_t end) { kernels.max_pool2d_difference(pooling, begin, end); });
-  return is_half(h) ? torch::stable::to(difference, h.scalar_type()) : difference;
+  return difference;
 }
 
 }  // namespace fastalign

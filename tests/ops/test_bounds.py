@@ -15,6 +15,7 @@ from cases import CASES, Options, Size, arguments, needs_native
 from torch import Tensor
 
 SIZES = [Size(5, 10, 53, 21), Size(33, 17, 241, 7), Size(3, 1, 16, 40), Size(2, 130, 31, 5)]
+WINDOWS = [([2, 2], [2, 2], [0, 0], [1, 1], False), ([3, 3], [1, 1], [1, 1], [1, 1], False)]
 CONVOLUTION = ([3, 3], [1, 1], [1, 0], [1, 1], 1)  # of (3, 7, 11) to (5, 7, 9)
 
 
@@ -57,6 +58,9 @@ def run_all() -> None:
             post, post_mod, pre = (guard(torch.randn(3, *s).to(dtype)) for s in ((5, 7, 9), (5, 7, 9), (3, 7, 11)))
             torch.ops.fastalign.pepita_conv2d_update(post, post_mod, pre, *CONVOLUTION)
             torch.ops.fastalign.conv2d_update(post, pre, *CONVOLUTION, 0.5, True)
+            for window in WINDOWS:
+                h, delta = (guard(torch.randn(2, 2, 5, 40).to(dtype)) for _ in range(2))
+                torch.ops.fastalign.max_pool2d_difference(h, delta, *window)
     print("done")
 
 

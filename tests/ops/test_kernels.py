@@ -239,18 +239,36 @@ def test_convolution_of_what_is_no_number(backend: Backend, value: float, dtype:
         ([3, 3], [2, 2], [1, 1], [1, 1], True),
         ([3, 2], [1, 3], [1, 0], [2, 1], False),
         ([2, 2], [3, 3], [1, 1], [3, 3], True),
+        ([3, 5], [1, 1], [1, 2], [1, 1], False),
+        ([2, 2], [2, 2], [1, 1], [1, 3], False),
+        ([1, 9], [2, 1], [0, 4], [1, 1], False),
     ],
     ids=str,
 )
+@pytest.mark.parametrize("size", [(11, 9), (5, 24), (7, 75)], ids=str)
 @dtypes
-def test_pooling(backend: Backend, window: Arguments, dtype: torch.dtype) -> None:
+def test_pooling(backend: Backend, size: tuple[int, int], window: Arguments, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
-    h, delta = (torch.randn(3, 2, 11, 9, generator=generator).to(dtype) for _ in range(2))
+    h, delta = (torch.randn(3, 2, *size, generator=generator).to(dtype) for _ in range(2))
     check(backend, "max_pool2d_difference", (h, delta, *window))
     ties = torch.randint(0, 2, h.shape, generator=generator).to(dtype)
     check(backend, "max_pool2d_difference", (ties, 0.25 * delta, *window))
-    ties[0, 0, 5, 4], ties[1, 1, 3, 3], delta[2, 0, 2, 2] = float("nan"), float("inf"), float("nan")
+    ties[0, 0, 4, 4], ties[1, 1, 3, 3], delta[2, 0, 2, 2] = float("nan"), float("inf"), float("nan")
     check(backend, "max_pool2d_difference", (ties, delta, *window))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_pooling_of_what_is_no_number(backend: Backend, value: float) -> None:
+    """As in plain PyTorch, in h, in Δh or in both, among numbers or where a window has nothing else."""
+    generator = torch.Generator().manual_seed(0)
+    h, delta = (torch.randn(2, 2, 6, 70, generator=generator) for _ in range(2))
+    for tensor, left in ((h, 0), (delta, 1)):
+        for column in range(left, 24, 3):
+            tensor[:, 0, column % 6, column] = value
+        tensor[:, 1, :2, 30 + 4 * left : 36] = value
+    for one, other in ((h, delta), (h, torch.ones_like(h)), (torch.ones_like(h), delta)):
+        check(backend, "max_pool2d_difference", (one, other, [2, 2], [2, 2], [0, 0], [1, 1], False))
+        check(backend, "max_pool2d_difference", (one, other, [3, 3], [1, 1], [1, 1], [1, 1], False))
 
 
 def test_pooling_of_a_map_smaller_than_the_window(backend: Backend) -> None:

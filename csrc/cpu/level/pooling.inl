@@ -1,54 +1,104 @@
-// pool(h + Δh) − pool(h), in one pass over the windows.
+// pool(h + Δh) − pool(h), in one pass over the windows, as many at a time as a vector has lanes.
 
-// The place of a window's maximum by torch's rule: the first of equals, and the last NaN where there is one.
-template <typename W>
-struct Maximum {
-  W value;
-  int64_t place;
-  void offer(W candidate, int64_t at) {
-    const bool better = candidate > value || candidate != candidate;
-    value = better ? candidate : value;
-    place = better ? at : place;
-  }
+// The places of a window along an axis that lie in the map: the first, and an end, by steps of the dilation.
+struct Places {
+  int64_t first, end;
 };
 
-template <typename W>
-void max_pool2d_difference_in(const Pooling& p, const W* h, const W* delta, W* difference) {
-  for (int64_t y = 0; y < p.output_height; ++y) {
-    const int64_t top = y * p.stride[0] - p.padding[0];
-    const int64_t first_row = top < 0 ? top + (-top + p.dilation[0] - 1) / p.dilation[0] * p.dilation[0] : top;
-    const int64_t bottom = top + (p.kernel[0] - 1) * p.dilation[0] + 1;
-    const int64_t last_row = bottom < p.height ? bottom : p.height;
-    for (int64_t x = 0; x < p.output_width; ++x) {
-      const int64_t left = x * p.stride[1] - p.padding[1];
-      const int64_t first_column = left < 0 ? left + (-left + p.dilation[1] - 1) / p.dilation[1] * p.dilation[1] : left;
-      const int64_t right = left + (p.kernel[1] - 1) * p.dilation[1] + 1;
-      const int64_t last_column = right < p.width ? right : p.width;
-      const int64_t first = first_row * p.width + first_column;
-      Maximum<W> standard{-W(INFINITY), first}, modulated{-W(INFINITY), first};
-      for (int64_t row = first_row; row < last_row; row += p.dilation[0]) {
-        for (int64_t column = first_column; column < last_column; column += p.dilation[1]) {
-          const int64_t at = row * p.width + column;
-          standard.offer(h[at], at);
-          modulated.offer(h[at] + delta[at], at);
+inline Places places(const Pooling& p, int axis, int64_t size, int64_t window) {
+  const int64_t dilation = p.dilation[axis], start = window * p.stride[axis] - p.padding[axis];
+  const int64_t end = start + (p.kernel[axis] - 1) * dilation + 1;
+  return {start < 0 ? start + (-start + dilation - 1) / dilation * dilation : start, end < size ? end : size};
+}
+
+// The maxima of windows, of one or of a vector of them. By torch's rule the maximum is the first of equals, and the
+// last NaN where there is one. Of the places only what lies there is kept.
+template <typename Value, typename W>
+struct Maxima {
+  Value standard = Value{} - W(INFINITY), modulated = standard;
+  Value h = standard, delta{};  // at the modulated one's place: where all are −∞, the result is as with those of any
+
+  void offer(Value value, Value change) {
+    const Value sum = value + change;
+    const auto moves = (sum > modulated) | (sum != sum);
+    standard = (value > standard) | (value != value) ? value : standard;
+    modulated = moves ? sum : modulated;
+    h = moves ? value : h;
+    delta = moves ? change : delta;
+  }
+  Value difference() const { return h - standard + delta; }
+};
+
+// Elements `stride` apart; `step` is the stride, or 0 where the compiler does not know it. Step 2 reads one more.
+template <int step, typename W, int... i>
+inline typename VectorOf<W>::type strided(const W* from, int64_t stride, Indices<i...>) {
+  using Vector = typename VectorOf<W>::type;
+  if constexpr (step == 0) return Vector{from[i * stride]...};
+  constexpr int half = sizeof...(i) / 2;
+  Vector low, high;
+  memcpy(&low, from, sizeof(Vector));
+  if constexpr (step == 1) return low;
+  memcpy(&high, from + 2 * half, sizeof(Vector));
+  return __builtin_shufflevector(low, high, 2 * i...);
+}
+
+// A row of the result, whose first element stands at `place`, from a plane that begins at element `plane`.
+template <typename W, int step>
+void pool_row(const Pooling& p, int64_t plane, Places rows, int64_t place) {
+  using Vector = typename VectorOf<W>::type;
+  constexpr int side = lanes<W>;
+  constexpr int64_t room = 512;
+  W h_buffer[room], delta_buffer[room], result_buffer[side];
+  const int64_t stride = p.stride[1], reach = (p.kernel[1] - 1) * p.dilation[1] + 1;
+  const int64_t span = (side - 1) * stride + reach + (step == 2);
+  const int64_t last = (p.width - reach + p.padding[1]) / stride;  // the last window that ends in the map
+  const int64_t inner = last < p.output_width ? last + 1 : p.output_width;
+  // A vector of windows may reach beyond the row into those behind it, and what it finds there is not used.
+  const int64_t readable = p.planes * p.height * p.width - plane - (rows.end - 1) * p.width;
+  for (int64_t x = 0; x < p.output_width;) {
+    const Places columns = places(p, 1, p.width, x);
+    const int64_t here = plane + columns.first;
+    int64_t count = x * stride < p.padding[1] ? 1 : inner - x;
+    if (count > 1 && span <= room && columns.first + span <= readable) {
+      Maxima<Vector, W> maxima;
+      for (int64_t row = rows.first; row < rows.end; row += p.dilation[0]) {
+        const W* h = load(p.h, here + row * p.width, span, h_buffer);
+        const W* delta = load(p.delta, here + row * p.width, span, delta_buffer);
+        for (int64_t column = 0; column < reach; column += p.dilation[1]) {
+          maxima.offer(strided<step>(h + column, stride, IndicesUp<side>()),
+                       strided<step>(delta + column, stride, IndicesUp<side>()));
         }
       }
-      difference[y * p.output_width + x] = h[modulated.place] - h[standard.place] + delta[modulated.place];
+      if (count > side) count = side;
+      const Vector difference = maxima.difference();
+      memcpy(result_buffer, &difference, sizeof(Vector));
+    } else {
+      count = 1;
+      Maxima<W, W> maxima;
+      for (int64_t row = rows.first; row < rows.end; row += p.dilation[0]) {
+        for (int64_t column = columns.first; column < columns.end; column += p.dilation[1]) {
+          const int64_t at = plane + row * p.width + column;
+          maxima.offer(*load(p.h, at, 1, h_buffer), *load(p.delta, at, 1, delta_buffer));
+        }
+      }
+      result_buffer[0] = maxima.difference();
+    }
+    store(p.difference, place + x, count, result_buffer);
+    x += count;
+  }
+}
+
+template <typename W>
+void max_pool2d_difference_in(const Pooling& p, int64_t begin, int64_t end) {
+  const auto row = p.stride[1] == 1 ? pool_row<W, 1> : p.stride[1] == 2 ? pool_row<W, 2> : pool_row<W, 0>;
+  for (int64_t plane = begin; plane < end; ++plane) {
+    for (int64_t y = 0; y < p.output_height; ++y) {
+      row(p, plane * p.height * p.width, places(p, 0, p.height, y), (plane * p.output_height + y) * p.output_width);
     }
   }
 }
 
 void max_pool2d_difference(const Pooling& p, int64_t begin, int64_t end) {
-  const int64_t size = p.height * p.width, output_size = p.output_height * p.output_width;
-  for (int64_t plane = begin; plane < end; ++plane) {
-    if (p.h.dtype == Dtype::float64) {
-      max_pool2d_difference_in(p, static_cast<const double*>(p.h.data) + plane * size,
-                               static_cast<const double*>(p.delta.data) + plane * size,
-                               static_cast<double*>(p.difference.data) + plane * output_size);
-    } else {
-      max_pool2d_difference_in(p, static_cast<const float*>(p.h.data) + plane * size,
-                               static_cast<const float*>(p.delta.data) + plane * size,
-                               static_cast<float*>(p.difference.data) + plane * output_size);
-    }
-  }
+  if (p.h.dtype == Dtype::float64) return max_pool2d_difference_in<double>(p, begin, end);
+  max_pool2d_difference_in<float>(p, begin, end);
 }
