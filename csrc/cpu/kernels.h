@@ -53,6 +53,11 @@ constexpr int64_t projection_rows = 64;
 constexpr int64_t projection_columns = 64;
 constexpr int64_t projection_classes = 256;  // the most that the packed matrix has room for
 
+// The tasks of a batch's projection: so many columns, for all rows. The most classes that its packed signal has room
+// for.
+constexpr int64_t batch_columns = 24;
+constexpr int64_t batch_terms = 256;
+
 // What takes an update: the tensor that it is written to; or, with settings, a parameter and its states, which step
 // down it. All contiguous.
 struct Sink {
@@ -125,6 +130,8 @@ struct Kernels {
   void (*elementwise)(Input values, const Epilogue& epilogue, int64_t begin, int64_t end);
   // Tasks begin … end.
   void (*projection)(const Projection& projection, const Epilogue& epilogue, int64_t begin, int64_t end);
+  // Tasks begin … end, of a matrix whose rows are contiguous.
+  void (*batch_projection)(const Projection& projection, const Epilogue& epilogue, int64_t begin, int64_t end);
   // result[c] = scale · Σ over images and positions of values[image][c][position], for channels begin … end.
   void (*channel_sums)(Input values, int64_t images, int64_t channels, int64_t positions, double scale, Output result,
                        int64_t begin, int64_t end);

@@ -1,10 +1,39 @@
 // Linear layers: forward with bias, activation and dropout; PEPITA's difference; the updates.
 
+#include "cpu/dispatch.h"
 #include "cpu/operators.h"
 #include "cpu/projection.h"
 #include "cpu/update.h"
 
 namespace fastalign {
+
+namespace {
+
+// Whether the kernel that packs samples is faster than the one that packs the matrix.
+bool packs_samples(const ProjectionJob& job) {
+  constexpr int64_t few = 128;
+  static_assert(batch_terms >= projection_classes);
+  return job.signal.scalar_type() == wide_dtype(job.signal) && job.signal.size(0) <= few &&
+         job.signal.size(1) <= cpu_kernels().most_classes && job.matrix.stride(1) == 1;
+}
+
+void run_layer(const ProjectionJob& job) {
+  if (!packs_samples(job)) return run_projections({job});
+  const Tensor signal = row_major(job.signal);
+  const Projection projection{.signal = signal.const_data_ptr(),
+                              .matrix = input(job.matrix),
+                              .matrix_row_stride = job.matrix.stride(0),
+                              .matrix_column_stride = 1,
+                              .rows = signal.size(0),
+                              .classes = signal.size(1)};
+  const Kernels& kernels = cpu_kernels();
+  constexpr int64_t worth = int64_t(1) << 17;  // multiplications of a thread
+  const int64_t of_task = projection.rows * projection.classes * batch_columns;
+  parallel((job.epilogue.columns + batch_columns - 1) / batch_columns, 1 + worth / (of_task + 1),
+           [&](int64_t begin, int64_t end) { kernels.batch_projection(projection, job.epilogue, begin, end); });
+}
+
+}  // namespace
 
 TwoTensors linear_forward_cpu(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, int64_t activation,
                               double dropout, const MaybeTensor& seed, bool keep_preactivation) {
@@ -17,16 +46,16 @@ TwoTensors linear_forward_cpu(const Tensor& x, const Tensor& weight, const Maybe
   const int64_t none[] = {0};
   Tensor a = keep_preactivation ? empty({sizes, 2}, x.scalar_type()) : empty({none, 1}, x.scalar_type());
   const Tensor added = bias ? row_major(*bias) : x;
-  run_projections({{x,
-                    weight,
-                    keep_preactivation ? a : h,
-                    {.finish = Finish::forward,
-                     .activation = activation_of(activation),
-                     .dropout = dropout_of(dropout, seed),
-                     .bias = bias ? input(added) : Input{},
-                     .preactivation = keep_preactivation ? output(a) : Output{},
-                     .result = output(h),
-                     .columns = sizes[1]}}});
+  run_layer({x,
+             weight,
+             keep_preactivation ? a : h,
+             {.finish = Finish::forward,
+              .activation = activation_of(activation),
+              .dropout = dropout_of(dropout, seed),
+              .bias = bias ? input(added) : Input{},
+              .preactivation = keep_preactivation ? output(a) : Output{},
+              .result = output(h),
+              .columns = sizes[1]}});
   return {h, a};
 }
 
@@ -38,15 +67,15 @@ Tensor linear_difference_cpu(const Tensor& delta, const Tensor& weight, const Te
   check_shape("weight", weight, {preactivation.size(1), delta.size(1)});
   const Tensor operand = row_major(preactivation);
   Tensor delta_h = empty(preactivation.sizes(), preactivation.scalar_type());
-  run_projections({{delta,
-                    weight,
-                    delta_h,
-                    {.finish = Finish::difference,
-                     .activation = activation_of(activation),
-                     .dropout = dropout_of(dropout, seed),
-                     .operand = input(operand),
-                     .result = output(delta_h),
-                     .columns = preactivation.size(1)}}});
+  run_layer({delta,
+             weight,
+             delta_h,
+             {.finish = Finish::difference,
+              .activation = activation_of(activation),
+              .dropout = dropout_of(dropout, seed),
+              .operand = input(operand),
+              .result = output(delta_h),
+              .columns = preactivation.size(1)}});
   return delta_h;
 }
 

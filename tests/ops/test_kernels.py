@@ -159,6 +159,16 @@ def test_linear_forward(backend: Backend, bias: bool, inputs: int, keep: bool, d
 
 
 @dtypes
+@pytest.mark.parametrize("op", ["linear_forward", "linear_difference"])
+@pytest.mark.parametrize("inputs", [1, 63, 64, 130])
+@pytest.mark.parametrize(("samples", "units"), [(3, 90), (32, 100), (65, 23), (130, 48)])
+def test_edges_of_a_batch(op: str, samples: int, units: int, inputs: int, dtype: torch.dtype) -> None:
+    """Of the blocks of samples and units, and of the parts that long sums are taken in."""
+    size = Size(samples=samples, units=units, inputs=inputs, classes=inputs)
+    check(BACKENDS["cpu"], op, arguments(op, dtype, size))
+
+
+@dtypes
 @pytest.mark.parametrize("op", ["linear_update", "conv2d_update"])
 def test_update_without_bias(backend: Backend, op: str, dtype: torch.dtype) -> None:
     values = (*arguments(op, dtype)[:-1], False)

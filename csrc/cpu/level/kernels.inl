@@ -26,6 +26,7 @@ static_assert(FASTALIGN_MOST_CLASSES <= projection_classes);
 #include "cpu/level/loops.inl"
 #include "cpu/level/epilogue.inl"
 #include "cpu/level/projection.inl"
+#include "cpu/level/batch.inl"
 #include "cpu/level/sums.inl"
 #include "cpu/level/descent.inl"
 #include "cpu/level/update.inl"
@@ -46,6 +47,7 @@ const Kernels kernels = {
     FASTALIGN_MOST_SAMPLES,
     elementwise,
     projection,
+    batch_projection,
     channel_sums,
     linear_update,
     convolution_update,
