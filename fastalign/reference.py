@@ -340,6 +340,26 @@ def linear_steps_(
     optimizer_steps_(bias, bias_state, [update for _, update in updates if bias], descent, settings)
 
 
+def feedback_steps_(
+    weight: Sequence[Tensor],
+    bias: Sequence[Tensor],
+    weight_state: Sequence[Tensor],
+    bias_state: Sequence[Tensor],
+    signal: Tensor,
+    feedback: Sequence[Tensor],
+    kept: Sequence[Tensor],
+    pre: Sequence[Tensor],
+    activation: int,
+    given_output: bool,
+    scale: Sequence[float],
+    descent: int,
+    settings: Tensor,
+) -> None:
+    """`linear_steps_` by the δ_l of `feedback_terms`, which a kernel need never hold in full. kept (N, H)."""
+    post = feedback_terms(signal, feedback, kept, activation, given_output)
+    linear_steps_(weight, bias, weight_state, bias_state, post, pre, scale, descent, settings)
+
+
 def dfa_linear_update(
     error: Tensor, feedback: Tensor, kept: Tensor, x: Tensor, activation: int, given_output: bool
 ) -> tuple[Tensor, Tensor]:

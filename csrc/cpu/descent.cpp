@@ -57,6 +57,38 @@ class Parameters {
   std::vector<std::pair<Tensor, Tensor>> copies_;
 };
 
+// A sink's tensors from so many bytes on.
+Sink from(Sink sink, int64_t bytes) {
+  for (void** data : {&sink.target.data, &sink.states[0], &sink.states[1]}) {
+    if (*data != nullptr) *data = static_cast<char*>(*data) + bytes;
+  }
+  return sink;
+}
+
+// The units of a layer in parts. A thread forms the δ of one, which then steps, so that there is never all of it.
+void run_in_parts(const Tensor& signal, Tensor feedback, Tensor kept, int64_t activation, bool given_output,
+                  const LinearStep& step) {
+  constexpr int64_t block = 8;                                               // units
+  constexpr int64_t worth_a_call = 8192, worth_a_thread = int64_t(1) << 17;  // numbers of a part, multiplications
+  const int64_t samples = kept.size(0), units = kept.size(1), inputs = step.pre.size(1), size = kept.element_size();
+  // All threads together hold less than a quarter of δ.
+  const int64_t held = units * 2 / (9 * int64_t(torch::stable::get_num_threads()));
+  const int64_t blocks = (std::max(held, worth_a_call / (samples + 1)) + block / 2) / block;
+  const int64_t part = std::max(blocks, int64_t(1)) * block;
+  const int64_t grain = std::max(part / block, worth_a_thread / (samples * inputs * block + 1));
+  parallel((units + block - 1) / block, grain, [&](int64_t begin, int64_t end) {
+    const int64_t last = std::min(end * block, units);
+    for (int64_t first = begin * block; first < last; first += part) {
+      const int64_t count = std::min(part, last - first);
+      const Tensor delta =
+          feedback_term(signal, torch::stable::narrow(feedback, 0, first, count),
+                        torch::stable::narrow(kept, 1, first, count), activation, given_output, kept.scalar_type());
+      run_linear_steps({{wide(delta), step.pre, step.scale, from(step.weight, first * inputs * size),
+                         from(step.bias, first * size)}});
+    }
+  });
+}
+
 }  // namespace
 
 void optimizer_steps_cpu(std::vector<Tensor> parameter, std::vector<Tensor> state, const std::vector<Tensor>& gradient,
@@ -103,6 +135,38 @@ void linear_steps_cpu(std::vector<Tensor> weight, std::vector<Tensor> bias, std:
     steps.push_back({wide(post[i]), wide(pre[i]), scale[i], weights.sinks[i], bias.empty() ? Sink{} : biases.sinks[i]});
   }
   run_linear_steps(steps);
+  weights.write_back();
+  biases.write_back();
+}
+
+void feedback_steps_cpu(std::vector<Tensor> weight, std::vector<Tensor> bias, std::vector<Tensor> weight_state,
+                        std::vector<Tensor> bias_state, const Tensor& signal, const std::vector<Tensor>& feedback,
+                        const std::vector<Tensor>& kept, const std::vector<Tensor>& pre, int64_t activation,
+                        bool given_output, const std::vector<double>& scale, int64_t descent, const Tensor& settings) {
+  const size_t layers = weight.size();
+  STD_TORCH_CHECK(feedback.size() == layers && kept.size() == layers && pre.size() == layers && scale.size() == layers,
+                  "expected as many of weight, feedback, kept, pre and scale");
+  STD_TORCH_CHECK(bias.empty() || bias.size() == layers, "bias: expected one of each layer, or of none, got ",
+                  bias.size(), " for ", layers);
+  activation_of(activation);
+  const Settings numbers = settings_from(settings);
+  Parameters weights("weight", weight, weight_state, descent, numbers);
+  Parameters biases("bias", bias, bias_state, descent, numbers);
+  for (size_t i = 0; i < layers; ++i) {
+    check_alike(
+        {&weight[0], &weight[i], &signal, &feedback[i], &kept[i], &pre[i], bias.empty() ? &weight[i] : &bias[i]});
+    check_shape("kept", kept[i], {-1, -1});
+    check_shape("signal", signal, {kept[i].size(0), -1});
+    check_shape("feedback", feedback[i], {kept[i].size(1), signal.size(1)});
+    check_shape("pre", pre[i], {kept[i].size(0), -1});
+    check_shape("weight", weight[i], {kept[i].size(1), pre[i].size(1)});
+    if (!bias.empty()) check_shape("bias", bias[i], {kept[i].size(1)});
+  }
+  for (size_t i = 0; i < layers; ++i) {
+    const Sink none{}, &bias_sink = bias.empty() ? none : biases.sinks[i];
+    run_in_parts(signal, feedback[i], kept[i], activation, given_output,
+                 {{}, wide(pre[i]), scale[i], weights.sinks[i], bias_sink});
+  }
   weights.write_back();
   biases.write_back();
 }

@@ -21,7 +21,10 @@ FeedbackTerm prepared(const Tensor& signal, const Tensor& feedback, const Tensor
   for (int64_t i = 1; i < kept.dim(); ++i) units *= kept.size(i);
   check_shape("signal", signal, {kept.size(0), -1});
   check_shape("feedback", feedback, {units, signal.size(1)});
-  FeedbackTerm term{row_major(kept), {signal, feedback, empty(kept.sizes(), dtype), {}}};
+  Tensor product = empty(kept.sizes(), dtype);
+  // What has to be copied is where the term comes to lie.
+  const bool in_place = !kept.is_contiguous() && kept.scalar_type() == dtype;
+  FeedbackTerm term{in_place ? torch::stable::copy_(product, kept) : row_major(kept), {signal, feedback, product, {}}};
   term.job.epilogue = {.finish = given_output ? Finish::derivative_from_output : Finish::derivative,
                        .activation = activation_of(activation),
                        .dropout = dropout,

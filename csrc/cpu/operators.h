@@ -58,6 +58,12 @@ void linear_steps_cpu(std::vector<torch::stable::Tensor> weight, std::vector<tor
                       std::vector<torch::stable::Tensor> weight_state, std::vector<torch::stable::Tensor> bias_state,
                       const std::vector<torch::stable::Tensor>& post, const std::vector<torch::stable::Tensor>& pre,
                       const std::vector<double>& scale, int64_t descent, const torch::stable::Tensor& settings);
+void feedback_steps_cpu(std::vector<torch::stable::Tensor> weight, std::vector<torch::stable::Tensor> bias,
+                        std::vector<torch::stable::Tensor> weight_state, std::vector<torch::stable::Tensor> bias_state,
+                        const torch::stable::Tensor& signal, const std::vector<torch::stable::Tensor>& feedback,
+                        const std::vector<torch::stable::Tensor>& kept, const std::vector<torch::stable::Tensor>& pre,
+                        int64_t activation, bool given_output, const std::vector<double>& scale, int64_t descent,
+                        const torch::stable::Tensor& settings);
 
 TwoTensors conv2d_update_cpu(const torch::stable::Tensor& post, const torch::stable::Tensor& pre,
                              const Integers& kernel_size, const Integers& stride, const Integers& padding,

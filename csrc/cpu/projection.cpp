@@ -27,7 +27,8 @@ bool own_kernel_takes(const ProjectionJob& job) {
 void run_by_library(const ProjectionJob& job) {
   const int64_t sizes[] = {job.signal.size(0), job.matrix.size(0)}, strides[] = {sizes[1], 1};
   const ScalarType dtype = factor_dtype(job.signal, multiplications(job));
-  const bool in_place = job.product.scalar_type() == dtype;
+  const bool is_operand = job.product.const_data_ptr() == job.epilogue.operand.data;
+  const bool in_place = job.product.scalar_type() == dtype && !is_operand;
   const Tensor product = in_place ? view(job.product, {sizes, 2}, {strides, 2}) : empty({sizes, 2}, dtype);
   multiply(product, in_dtype(job.signal, dtype), transposed(in_dtype(job.matrix, dtype)));
   run_elementwise(product, job.epilogue);

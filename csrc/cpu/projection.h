@@ -9,7 +9,7 @@ namespace fastalign {
 struct ProjectionJob {
   Tensor signal;   // (rows, classes)
   Tensor matrix;   // (columns, classes)
-  Tensor product;  // (rows, columns) in any shape, contiguous: one that the epilogue writes
+  Tensor product;  // (rows, columns) in any shape, contiguous: one that the epilogue writes; its operand may lie there
   Epilogue epilogue;
 };
 

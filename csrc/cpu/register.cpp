@@ -24,6 +24,7 @@ const std::map<std::string, BoxedKernel>& boxed_kernels() {
       {"linear_updates", TORCH_BOX(&linear_updates_cpu)},
       {"optimizer_steps_", TORCH_BOX(&optimizer_steps_cpu)},
       {"linear_steps_", TORCH_BOX(&linear_steps_cpu)},
+      {"feedback_steps_", TORCH_BOX(&feedback_steps_cpu)},
       {"dfa_linear_update", TORCH_BOX(&dfa_linear_update_cpu)},
       {"pepita_linear_update", TORCH_BOX(&pepita_linear_update_cpu)},
       {"conv2d_update", TORCH_BOX(&conv2d_update_cpu)},

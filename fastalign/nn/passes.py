@@ -7,6 +7,7 @@ during one step: `fastalign.rules.base.Layer` says what a rule asks of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,16 @@ from fastalign.nn.tape import Keep, Tape
 from fastalign.ops.autocast import autocast
 from fastalign.ops.schemas import kernels
 from fastalign.rules import Layer, Update
+
+
+class FeedbackTerm(NamedTuple):
+    """δ_l = (signal · B_lᵀ) ⊙ f′(a_l) of a linear layer, yet to be formed by whoever never needs all of it at once."""
+
+    signal: Tensor
+    matrix: Tensor
+    kept: Tensor
+    activation: int
+    given_output: bool
 
 
 class LayerPass:

@@ -9,7 +9,7 @@ from typing import cast
 from torch import Tensor
 
 from fastalign.nn.links import is_stochastic
-from fastalign.nn.passes import LayerPass
+from fastalign.nn.passes import FeedbackTerm, LayerPass
 from fastalign.nn.plan import ActivationLink, Stage, is_watched
 from fastalign.nn.run import NetworkStep, runs_of
 from fastalign.nn.tape import Keep, Tape
@@ -66,7 +66,7 @@ class RecomputingStep(NetworkStep):
         Then the output layer has its input again.
         """
         output, seeds = self.layers[-1], iter(self._tape.seeds)
-        output.input = self.error
+        output.input = self._gradient  # until then what is there anyway
         self._prelude = LayerPass(self._prelude.stage, Tape(seeds))
         h = self._prelude.forward(self._x, super()._keep_prelude())
         for i, (before, rule) in enumerate(zip(self.layers[:-1], self._rules, strict=False)):
@@ -86,7 +86,14 @@ class RecomputingStep(NetworkStep):
         output.input, output.owns_input = h, True
 
     def feedback_terms(self, signal: Tensor, layers: Iterable[Layer]) -> Iterable[tuple[Layer, Tensor]]:
-        return ((layer, layer.delta(signal, layer.feedback)) for layer in layers)
+        for layer in cast(Iterable[LayerPass], layers):
+            plain = layer.plain_feedback()
+            if plain is None or plain[1].dim() != 2 or self.forms_delta is None or not self.forms_delta(layer):
+                yield layer, layer.delta(signal, layer.feedback)
+            else:
+                # NOTE: a rule hands it on as it is.
+                yield layer, cast(Tensor, FeedbackTerm(signal.to(plain[1].dtype), *plain))
+            del plain  # before the next layer is there
 
 
 def _check(stage: Stage) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -40,6 +40,8 @@ class NetworkStep:
         self._folds_projection = False
         self._delta: Tensor | None = None
         self.wants_input_gradient = False
+        self.forms_delta: Callable[[LayerPass], bool] | None = None
+        """Whether what takes the updates forms a layer's δ itself, from a `FeedbackTerm`; None: it never does."""
         self._prelude, *self.layers = [LayerPass(stage, self._tape) for stage in stages]
 
     @property

@@ -34,6 +34,9 @@ SCHEMAS = {
     " -> ()",
     "linear_steps_": "(Tensor(a!)[] weight, Tensor(b!)[] bias, Tensor(c!)[] weight_state, Tensor(d!)[] bias_state,"
     " Tensor[] post, Tensor[] pre, float[] scale, int descent, Tensor settings) -> ()",
+    "feedback_steps_": "(Tensor(a!)[] weight, Tensor(b!)[] bias, Tensor(c!)[] weight_state, Tensor(d!)[] bias_state,"
+    " Tensor signal, Tensor[] feedback, Tensor[] kept, Tensor[] pre, int activation, bool given_output, float[] scale,"
+    " int descent, Tensor settings) -> ()",
     "dfa_linear_update": "(Tensor error, Tensor feedback, Tensor kept, Tensor x, int activation, bool given_output)"
     " -> (Tensor, Tensor)",
     "pepita_linear_update": "(Tensor h, Tensor h_mod, Tensor x_mod) -> (Tensor, Tensor)",
@@ -162,6 +165,7 @@ _FAKES: dict[str, Callable[..., object]] = {
     "linear_updates": _linear_updates,
     "optimizer_steps_": _nothing,
     "linear_steps_": _nothing,
+    "feedback_steps_": _nothing,
     "dfa_linear_update": _dfa_linear_update,
     "pepita_linear_update": _pepita_linear_update,
     "conv2d_update": _conv2d_update,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fastalign.descent import Descent
-from fastalign.nn.passes import as_pass
+from fastalign.nn.passes import FeedbackTerm, LayerPass, as_pass
 from fastalign.nn.run import CACHED
 from fastalign.nn.shapes import as_matrix
 from fastalign.nn.watch import Container, are_the_same, hold_the_same, members_of
@@ -46,8 +46,8 @@ class _LinearStep(NamedTuple):
 class OptimizerSink:
     """Makes the steps of torch's SGD, RMSprop, Adam and AdamW on the state that they keep, from a rule's updates.
 
-    A linear layer's weights step by ΔW = scale · Σ post ⊗ pre as it is formed (`linear_steps_`), other parameters by
-    their gradients (`optimizer_steps_`).
+    A linear layer's weights step by ΔW = scale · Σ post ⊗ pre as it is formed (`linear_steps_`, or `feedback_steps_`
+    where δ is formed with it), other parameters by their gradients (`optimizer_steps_`).
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -183,6 +183,10 @@ class OptimizerSink:
         gradients: dict[Tensor, Tensor] = {}
         for _, group in groupby(updates, key=lambda update: id(update.layer)):
             of_layer = list(group)
+            post: object = of_layer[0].post
+            if isinstance(post, FeedbackTerm):
+                self._feedback_step(of_layer[0], post)
+                continue
             step = self._linear_step(of_layer[0]) if len(of_layer) == 1 else None
             if step is None:
                 for layer, post, pre, scale, with_bias in of_layer:
@@ -211,18 +215,54 @@ class OptimizerSink:
 
     def _linear_step(self, update: Update) -> _LinearStep | None:
         """The update as the step of a linear layer and nothing else; None where it is not that."""
-        layer = as_pass(update.layer)
-        if not layer.is_linear or layer.has_local_gradients or not update.with_bias:
+        parameters = self._linear_parameters(as_pass(update.layer), update.pre) if update.with_bias else None
+        if parameters is None:
+            return None
+        weight, bias = parameters
+        post = as_matrix(update.post.to(weight.dtype))
+        return _LinearStep(weight, bias, post, as_matrix(update.pre), update.scale)
+
+    def _linear_parameters(self, layer: LayerPass, pre: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        """What of a layer steps as its ΔW is formed, if it is a linear layer and nothing else."""
+        if not layer.is_linear or layer.has_local_gradients:
             return None
         weight, bias = layer.own_parameters
-        if weight not in self._groups or update.pre.dtype != weight.dtype or not weight.is_contiguous():
+        if weight not in self._groups or pre.dtype != weight.dtype or not weight.is_contiguous():
             return None
         if bias is not None and bias not in self._groups:
             bias = None
         if bias is not None and bias.dtype != weight.dtype:
             return None
-        post = as_matrix(update.post.to(weight.dtype))
-        return _LinearStep(weight, bias, post, as_matrix(update.pre), update.scale)
+        return weight, bias
+
+    def forms_delta(self, layer: LayerPass) -> bool:
+        """Whether a layer steps by a `FeedbackTerm`: in one call, on a CPU."""
+        parameters = self._linear_parameters(layer, layer.input) if layer.input.is_cpu else None
+        if parameters is None:
+            return False
+        weight, bias = parameters
+        companions = self._companions_of(weight)
+        return bias is None or self._companions_of(bias) is companions
+
+    def _feedback_step(self, update: Update, term: FeedbackTerm) -> None:
+        weight, bias = as_pass(update.layer).own_parameters
+        companions = self._companions_of(weight)
+        weights, biases = [weight], [bias] if bias in self._groups else []
+        kernels.feedback_steps_(
+            weights,
+            biases,
+            self._state(companions, weights),
+            self._state(companions, biases),
+            term.signal,
+            [term.matrix],
+            [term.kept],
+            [update.pre],
+            term.activation,
+            term.given_output,
+            [update.scale],
+            int(companions.descent),
+            companions.settings,
+        )
 
     def _step_by(self, gradients: Mapping[Tensor, Tensor]) -> None:
         kinds: dict[tuple[Companions, torch.dtype], list[Tensor]] = {}

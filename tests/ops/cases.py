@@ -187,6 +187,13 @@ def _linear_steps(draw: Draw, s: Size, o: Options) -> Arguments:
     )
 
 
+def _feedback_steps(draw: Draw, s: Size, o: Options) -> Arguments:
+    *layers, post, pre, scale, descent, settings = _linear_steps(draw, s, o)
+    signal, feedback = draw(s.samples, s.classes), [draw(p.shape[1], s.classes) for p in post]
+    kept = [draw.kept(Options(o.activation, o.given_output), *p.shape) for p in post]
+    return (*layers, signal, feedback, kept, pre, o.activation, o.given_output, scale, descent, settings)
+
+
 CASES: dict[str, _Case] = {
     "activation_forward": lambda draw, s, o: (
         draw.kept(Options(), s.samples, s.units),
@@ -251,6 +258,7 @@ CASES: dict[str, _Case] = {
     ),
     "optimizer_steps_": _optimizer_steps,
     "linear_steps_": _linear_steps,
+    "feedback_steps_": _feedback_steps,
     "dfa_linear_update": lambda draw, s, o: (
         draw(s.samples, s.classes),
         draw(s.units, s.classes),
@@ -296,6 +304,7 @@ CASES: dict[str, _Case] = {
     ),
 }
 
+ON_CPU_ALONE = {"feedback_steps_"}
 WITH_ACTIVATION = [op for op in CASES if "activation" in SCHEMAS[op]]
 WITH_OUTPUT = [op for op in CASES if "given_output" in SCHEMAS[op]]
 WITH_DROPOUT = [op for op in CASES if "dropout" in SCHEMAS[op]]

@@ -10,7 +10,7 @@ from cases import CASES, DTYPES, Arguments, Backend, Options, Size, arguments, n
 from torch import Tensor
 
 LARGE = Size(samples=100, classes=10, units=1000, inputs=120)
-BY_LIBRARY = {op for op in CASES if "update" in op or "linear_s" in op}
+BY_LIBRARY = {op for op in CASES if "update" in op or op in ("linear_steps_", "feedback_steps_")}
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 
 

@@ -107,8 +107,9 @@ def test_descent(backend: Backend, op: str, descent: Descent, weight_decay: floa
 @dtypes
 @pytest.mark.parametrize("descent", Descent, ids=lambda descent: descent.name.lower())
 def test_steps_of_layers_without_bias(backend: Backend, descent: Descent, dtype: torch.dtype) -> None:
-    weight, _, state, _, *rest = arguments("linear_steps_", dtype, options=Options(descent=descent))
-    check(backend, "linear_steps_", (weight, [], state, [], *rest))
+    for op in ("linear_steps_", "feedback_steps_"):
+        weight, _, state, _, *rest = arguments(op, dtype, options=Options(descent=descent))
+        check(backend, op, (weight, [], state, [], *rest))
 
 
 @pytest.mark.parametrize("op", WITH_DESCENT)
@@ -119,7 +120,7 @@ def test_steps_of_parameters_in_other_strides(op: str) -> None:
         return torch.stack([tensor, tensor], dim=-1)[..., 0]
 
     values = arguments(op, torch.float32, options=Options(descent=Descent.ADAM))
-    changing = 4 if op == "linear_steps_" else 2
+    changing = 2 if op == "optimizer_steps_" else 4
     rows = [[tensor.clone() for tensor in tensors] for tensors in values[:changing]]
     gaps = [[with_gaps(tensor) for tensor in tensors] for tensors in values[:changing]]
     for places in (rows, gaps):

@@ -19,7 +19,7 @@ from fastalign.bench.cases.elementwise import (
     modulate_input,
     other_activations,
 )
-from fastalign.bench.cases.optimizers import momentum_steps, other_steps
+from fastalign.bench.cases.optimizers import feedback_steps, momentum_steps, other_steps
 from fastalign.bench.cases.products import convolutions, linear_difference, linear_forward, linear_updates
 from fastalign.bench.plan import Plan
 
@@ -40,14 +40,14 @@ def all_cases(plan: Plan, dtype: torch.dtype) -> Iterator[tuple[Case, bool]]:
         (linear_difference, plan.products),
         (linear_updates, plan.products),
         (momentum_steps, plan.products),
+        (feedback_steps, [plan.products[i] for i in ends]),
         (other_steps, [plan.products[i] for i in ends]),
         (convolutions, plan.convolutions),
     )
     seen: set[tuple[str, str]] = set()
     for make, shapes in makers:
-        compiled = (
-            [i % len(shapes) for i in ends] if plan.compiles and make not in (momentum_steps, other_steps) else []
-        )
+        in_place = make in (momentum_steps, feedback_steps, other_steps)
+        compiled = [i % len(shapes) for i in ends] if plan.compiles and not in_place else []
         for i, shape in enumerate(shapes):
             for case in make(draw, shape):
                 if (case.op, case.shape) not in seen:

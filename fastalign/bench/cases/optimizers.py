@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastalign.bench.cases.case import Case, Draw, operands, product_text
+from fastalign.bench.cases.case import TANH, Case, Draw, operands, plain_term_from_output, product_text
 from fastalign.descent import Descent, Settings
 from fastalign.ops.schemas import kernels
 
@@ -71,6 +71,45 @@ def other_steps(draw: Draw, shape: tuple[int, ...]) -> Iterator[Case]:
     for descent in Descent:
         if descent is not Descent.MOMENTUM:
             yield from _steps(draw, shape, descent)
+
+
+def feedback_steps(draw: Draw, shape: tuple[int, ...]) -> Iterator[Case]:
+    """Steps of a layer under direct feedback, of ten classes."""
+    samples, inputs, units = shape
+    e, b, h = draw(samples, 10), draw(units, 10), torch.tanh(draw(samples, units))
+    pre, weight = draw(samples, inputs), draw(units, inputs)
+    momentum, delta = torch.zeros_like(weight), torch.empty_like(h)
+    kind, settings = Descent.MOMENTUM, DESCENTS[Descent.MOMENTUM].as_tensor(draw.device)
+    moved = operands(shape) + e.numel() + b.numel() + 3 * weight.numel()
+    product, copy = torch.empty_like(weight), draw.copy_of(4 * weight.numel())
+
+    def plain(weight: Tensor, states: list[Tensor], e: Tensor, b: Tensor, h: Tensor, pre: Tensor) -> None:
+        _plain_step(weight, states, plain_term_from_output(e, b, h).T @ pre, kind)
+
+    def product_and_copy() -> None:
+        torch.mm(delta.t(), pre, out=product)
+        copy()
+
+    def in_place() -> None:
+        torch.mm(e, b.t(), out=delta)
+        torch.ops.aten.tanh_backward.grad_input(delta, h, grad_input=delta)
+        momentum.addmm_(delta.t(), pre, beta=0.9)
+        weight.sub_(momentum, alpha=1e-3)
+
+    yield Case(
+        "feedback_steps_, momentum",
+        f"{product_text(shape)}, C = 10",
+        lambda: kernels.feedback_steps_(
+            [weight], [], [momentum], [], e, [b], [h], [pre], TANH, True, [1.0], int(kind), settings
+        ),
+        plain,
+        (weight, [momentum], e, b, h, pre),
+        product_and_copy,
+        in_place,
+        "mm, tanh_backward, addmm_ into the momentum, sub_",
+        draw.bytes(moved),
+        operations=2 * samples * inputs * units,
+    )
 
 
 def _steps(draw: Draw, shape: tuple[int, ...], descent: Descent) -> Iterator[Case]:
