@@ -46,6 +46,8 @@ class LayerPass:
         """Whether its rule has the updates of all its layers at once."""
         self.owns_input = False
         """Whether nobody else asks for its input, which then may be written over."""
+        self.defers_output = False
+        """Whether a linear layer gives its preactivation where its output follows from that, by `activity`."""
         self.rows_beside: Tensor | None = None
         """Rows that a linear layer without a bias multiplies by its weight along with its input."""
         self._feedback = self._products_beside = -1
@@ -112,7 +114,11 @@ class LayerPass:
         samples = rows.shape[0]
         if self.rows_beside is not None and bias is None:
             rows = torch.cat((rows, self.rows_beside.to(rows.dtype)))
-        h, a = kernels.linear_forward(rows, weight, bias, int(activation.function), p, seed, keep_a)
+        if self.defers_output and keep_a and not self.stage.links and not _is_half(x):
+            h, _ = kernels.linear_forward(rows, weight, bias, int(Activation.IDENTITY), 0.0, None, False)
+            a = h
+        else:
+            h, a = kernels.linear_forward(rows, weight, bias, int(activation.function), p, seed, keep_a)
         if rows.shape[0] > samples:
             if keep:
                 self._products_beside = self._tape.keep((a if keep_a else h)[samples:])
@@ -266,7 +272,7 @@ class LayerPass:
         """Whether its output follows, in the same bits, from the preactivation that it keeps, by `activity`."""
         link = self._activity_link()
         # NOTE: a fused forward pass has f of a preactivation that was not yet rounded to a half.
-        unrounded = self.is_linear and link.kept.dtype in (torch.bfloat16, torch.float16)
+        unrounded = self.is_linear and _is_half(link.kept)
         return len(self._links) == 1 and not link.given_output and not unrounded
 
     def preactivation_difference(self, delta_input: Tensor) -> Tensor:
@@ -393,6 +399,10 @@ def as_pass(layer: Layer) -> LayerPass:
     """The layer of an update, which in a network is a pass."""
     assert isinstance(layer, LayerPass)
     return layer
+
+
+def _is_half(tensor: Tensor) -> bool:
+    return tensor.dtype in (torch.bfloat16, torch.float16)
 
 
 def convolution_of(layer: torch.nn.Module) -> tuple[Sequence[int], Sequence[int], Sequence[int], int]:

@@ -72,7 +72,7 @@ class RecomputingStep(NetworkStep):
         for i, (before, rule) in enumerate(zip(self.layers[:-1], self._rules, strict=False)):
             layer = LayerPass(before.stage, Tape(seeds))
             layer.rows_beside = before.rows_beside
-            layer.owns_input = i > 0
+            layer.owns_input, layer.defers_output = i > 0, True
             h = layer.forward(h, super()._keep(layer, rule))
             recalls_output = layer.recalls_output
             if recalls_output:
@@ -81,7 +81,9 @@ class RecomputingStep(NetworkStep):
             self.layers[i] = layer
             yield layer
             self.layers[i] = before
-            h = layer.activity() if recalls_output else h
+            if recalls_output:
+                layer.input = h  # in the place of h_{l−1}, which may go
+                h = layer.activity()
             layer.release()
         output.input, output.owns_input = h, True
 

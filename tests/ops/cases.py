@@ -172,13 +172,20 @@ def _optimizer_steps(draw: Draw, s: Size, o: Options) -> Arguments:
     )
 
 
-def _linear_steps(draw: Draw, s: Size, o: Options) -> Arguments:
-    shapes = [(s.units, s.inputs), (1, s.units), (2 * s.units, 1)]
+def _layers(draw: Draw, shapes: Sequence[tuple[int, int]], o: Options) -> tuple[list[Tensor], ...]:
+    """Weights, biases and the states of both."""
     return (
         [draw.row_major(*shape) for shape in shapes],
         [draw.row_major(units) for units, _ in shapes],
         [state for shape in shapes for state in draw.states(o.descent, *shape)],
         [state for units, _ in shapes for state in draw.states(o.descent, units)],
+    )
+
+
+def _linear_steps(draw: Draw, s: Size, o: Options) -> Arguments:
+    shapes = [(s.units, s.inputs), (1, s.units), (2 * s.units, 1)]
+    return (
+        *_layers(draw, shapes, o),
         [draw(s.samples, units) for units, _ in shapes],
         [draw(s.samples, inputs) for _, inputs in shapes],
         [0.3, 1.0, -2.0],
@@ -188,10 +195,23 @@ def _linear_steps(draw: Draw, s: Size, o: Options) -> Arguments:
 
 
 def _feedback_steps(draw: Draw, s: Size, o: Options) -> Arguments:
-    *layers, post, pre, scale, descent, settings = _linear_steps(draw, s, o)
-    signal, feedback = draw(s.samples, s.classes), [draw(p.shape[1], s.classes) for p in post]
-    kept = [draw.kept(Options(o.activation, o.given_output), *p.shape) for p in post]
-    return (*layers, signal, feedback, kept, pre, o.activation, o.given_output, scale, descent, settings)
+    shapes = [(s.units, s.inputs), (2 * s.units, s.inputs + 1)]
+    weight, bias, *states = _layers(draw, shapes, o)
+    return (
+        weight,
+        bias,
+        # NOTE: no squares near 0, where a step makes of the rounding of δ whatever that happens to be.
+        *([state.abs() + 0.1 for state in of_parameters] for of_parameters in states),
+        draw(s.samples, s.classes),
+        [draw(units, s.classes) for units, _ in shapes],
+        [draw.kept(Options(o.activation, o.given_output), s.samples, units) for units, _ in shapes],
+        [draw(s.samples, inputs) for _, inputs in shapes],
+        o.activation,
+        o.given_output,
+        [0.3, -2.0],
+        o.descent,
+        o.settings,
+    )
 
 
 CASES: dict[str, _Case] = {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import pytest
 import torch
 from cases import CASES, DTYPES, Arguments, Backend, Options, Size, arguments, needs_native
 from torch import Tensor
+
+from fastalign.ops.schemas import kernels
 
 LARGE = Size(samples=100, classes=10, units=1000, inputs=120)
 BY_LIBRARY = {op for op in CASES if "update" in op or op in ("linear_steps_", "feedback_steps_")}
@@ -73,6 +76,22 @@ def test_biases_have_the_same_bits_with_any_number_of_threads(
         torch.set_num_threads(number)
         biases.append(tuple(result for result in backend.run(op, large(op, dtype)) if result.dim() == 1))
     assert all(same(biases[0], bias) for bias in biases[1:])
+
+
+@pytest.mark.skipif(bool(needs_native), reason=needs_native)
+@dtypes
+def test_steps_by_parts_of_delta_have_the_bits_of_steps_by_all_of_it(dtype: torch.dtype, threads: None) -> None:
+    """Where the library multiplies nothing."""
+    values = arguments("feedback_steps_", dtype, Size(samples=64, units=1000, inputs=120))
+    *layers, signal, feedback, kept, pre, activation, given_output, scale, descent, settings = values
+    expected = copy.deepcopy(layers)
+    post = kernels.feedback_terms(signal, feedback, kept, activation, given_output)
+    kernels.linear_steps_(*expected, post, pre, scale, descent, settings)
+    for number in (1, 2, 3):
+        torch.set_num_threads(number)
+        found = copy.deepcopy(layers)
+        kernels.feedback_steps_(*found, signal, feedback, kept, pre, activation, given_output, scale, descent, settings)
+        assert all(same(tuple(ours), tuple(theirs)) for ours, theirs in zip(found, expected, strict=True))
 
 
 @dtypes
