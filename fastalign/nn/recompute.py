@@ -20,7 +20,8 @@ class RecomputingStep(NetworkStep):
     """The same numbers in a memory that does not grow with depth, for a second run of the hidden layers.
 
     Once e is known, rules that do not pass through layers go over them from the input on. Each layer's forward runs
-    again when it is reached, with the seeds of its dropout, before its weights move.
+    again when it is reached, with the seeds of its dropout, before its weights move. Where the sink
+    `forms_delta`, there is never all of δ_l; it then rounds as the library rounds narrower products.
 
     Raises:
         ValueError: for a rule that passes back through layers, or a module that a second run would change or draw for.
