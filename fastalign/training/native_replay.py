@@ -92,6 +92,8 @@ class _Writer:
             return f"{'O' if kind.startswith('Optional') else 'T'}{self._slot(value)}"
         if value is None:
             return "N"
+        if isinstance(value, torch.dtype):  # which schemas count among the numbers
+            return None
         if kind in ("int", "bool", "Optional[int]"):
             return f"i{int(value)}"
         if kind in ("float", "number") or isinstance(value, float):
