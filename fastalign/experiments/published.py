@@ -53,7 +53,7 @@ class Table:
     """A table of a paper, or a single result in its text.
 
     measure: what is compared, "error" or "accuracy" on the test set. rows: by the name of the experiment, what is
-    published by the column's name.
+    published by the column's name. note: what to know beside it.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Table:
     measure: str
     columns: tuple[Column, ...]
     rows: Mapping[str, Mapping[str, Published]]
+    note: str = ""
 
     @property
     def usual_rows(self) -> None:
@@ -83,7 +84,7 @@ PEPITA_FROZEN = Column("pepita-frozen", "PEPITA, filters frozen", "pepita", free
 
 
 def _table(
-    name: str, title: str, measure: str, columns: tuple[Column, ...], cells: str, from_memory: bool = False
+    name: str, title: str, measure: str, columns: tuple[Column, ...], cells: str, from_memory: bool = False, note: str = ""
 ) -> Table:
     """cells: a line for each row, the experiment and then a cell for each of the first columns, between bars."""
     rows = {}
@@ -92,7 +93,7 @@ def _table(
         rows[experiment] = {
             column.name: Published.read(text, from_memory) for column, text in zip(columns, published, strict=False)
         }
-    return Table(name, title, measure, columns, rows)
+    return Table(name, title, measure, columns, rows, note)
 
 
 # Nøkland's cells are from memory, consistent with every number in the paper's running text.

@@ -170,7 +170,8 @@ B_DISTRIBUTIONS = Figure(
     measured=_distributions,
     draw=_draw_distributions,
     shows_networks=True,
-    note="ν: the degrees of freedom of the likeliest t. The paper: W₁ alike; W₂ much wider under PEPITA; BP fits a normal, PEPITA a Student's t.",
+    note="ν: the degrees of freedom of the likeliest t. The paper: W₁ alike; W₂ much wider under PEPITA; "
+    "BP fits a normal, PEPITA a Student's t.",
     measure="accuracy",
 )
 B_NO_MODULATION = Figure(

@@ -125,4 +125,4 @@ def _notes(table: Table) -> Sequence[str]:
         notes.append(TRAIN_ERROR)
     if table.is_from_memory:
         notes.append(FROM_MEMORY)
-    return notes
+    return [*notes, table.note] if table.note else notes
