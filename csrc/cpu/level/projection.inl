@@ -179,6 +179,13 @@ void finish_tile(const Epilogue& epilogue, const W* sums, int64_t rows, int64_t 
   }
 }
 
+inline void prefetch(const void* data, Dtype dtype, int64_t first, int64_t count) {
+  if (data == nullptr) return;
+  const int64_t size = dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2;
+  const char* place = static_cast<const char*>(data) + first * size;
+  for (int64_t byte = 0; byte < count * size; byte += 64) __builtin_prefetch(place + byte);
+}
+
 // A block of the result, from packed factors.
 template <typename W>
 struct Block {
@@ -197,6 +204,12 @@ int64_t tiles(const Block<W>& block, const Epilogue& epilogue, int64_t row) {
     for (int64_t column = 0; column < block.count; column += strip) {
       const int64_t width = block.count - column < strip ? block.count - column : int64_t(strip);
       const int64_t place = (block.first_row + row) * epilogue.columns + block.first_column + column;
+      // The rows of a large result lie in pages of their own, which the hardware does not foresee; few sums take less
+      // time than asking for them.
+      for (int64_t r = 0; block.classes >= 32 && r < height; ++r) {
+        prefetch(epilogue.operand.data, epilogue.operand.dtype, place + r * epilogue.columns, width);
+        prefetch(epilogue.result.data, epilogue.result.dtype, place + r * epilogue.columns, width);
+      }
       strip_of_tiles<W, height>(signal, block.classes, block.columns + column, block.packed_columns, width, sums);
       finish_tile(epilogue, sums, height, place, width);
     }
