@@ -31,9 +31,9 @@ TwoTensors cross_entropy_cpu(const Tensor& outputs, const Tensor& labels, bool m
   STD_TORCH_CHECK(labels.scalar_type() == ScalarType::Long, "labels: expected the dtype int64");
   STD_TORCH_CHECK(labels.is_cpu(), "labels: expected a tensor on the CPU, as the outputs");
   const int64_t rows = outputs.size(0), classes = outputs.size(1);
-  const Tensor logits = row_major(wide(outputs)), indices = row_major(labels);
+  const Tensor logits = row_major(outputs), indices = row_major(labels);
   const int64_t count = counted(indices, classes);
-  const Tensor losses = empty({&rows, 1}, ScalarType::Double), gradient = empty(outputs.sizes(), wide_dtype(outputs));
+  const Tensor losses = empty({&rows, 1}, ScalarType::Double), gradient = empty(outputs.sizes(), outputs.scalar_type());
   const CrossEntropy work{.outputs = input(logits),
                           .labels = indices.const_data_ptr<int64_t>(),
                           .classes = classes,
@@ -55,10 +55,7 @@ TwoTensors cross_entropy_cpu(const Tensor& outputs, const Tensor& labels, bool m
   } else {
     *loss.mutable_data_ptr<float>() = static_cast<float>(total);
   }
-  if (!is_half(outputs)) return {loss, gradient};
-  Tensor narrow = empty(outputs.sizes(), outputs.scalar_type());
-  run_elementwise(gradient, {.finish = Finish::scale, .scale = 1, .result = output(narrow)});
-  return {loss, narrow};
+  return {loss, gradient};
 }
 
 }  // namespace fastalign

@@ -83,7 +83,8 @@ struct LinearUpdate {
 
 constexpr int64_t update_rows = 24;  // of a task
 
-// Softmax and cross-entropy of rows of outputs, contiguous, in a wide dtype; labels below 0 leave their rows out.
+// Softmax and cross-entropy of rows of outputs, contiguous, and its gradient in their dtype; labels below 0 leave their
+// rows out.
 struct CrossEntropy {
   Input outputs;  // (rows, classes)
   const int64_t* labels;

@@ -1,57 +1,83 @@
-// Softmax and cross-entropy with its gradient. NaN and infinities come out as from the formula as it stands.
+// Softmax and cross-entropy with its gradient, a stretch of a row at a time. NaN and infinities come out as from the
+// formula as it stands.
+
+// Elements of a row.
+template <typename W>
+struct Stretch {
+  const W* values;  // filled up to whole units with −∞, which changes no maximum and no sum of exponentials
+  int64_t first, count, filled;
+};
+
+template <typename W, typename Function>
+inline void each_stretch(const CrossEntropy& loss, int64_t row, const Function& function) {
+  W buffer[stretch];
+  for (int64_t first = 0; first < loss.classes; first += stretch) {
+    const int64_t count = loss.classes - first < stretch ? loss.classes - first : stretch;
+    const int64_t filled = (count + unit - 1) / unit * unit;
+    const W* values = load(loss.outputs, row * loss.classes + first, count, buffer);
+    if (filled > count) {
+      if (values != buffer) memcpy(buffer, values, size_t(count) * sizeof(W));
+      for (int64_t i = count; i < filled; ++i) buffer[i] = -W(INFINITY);
+      values = buffer;
+    }
+    function(Stretch<W>{values, first, count, filled});
+  }
+}
 
 template <typename W>
-W largest(const W* values, int64_t count) {
-  W top[unit];
-  for (int i = 0; i < unit; ++i) top[i] = values[i < count ? i : 0];
-  int64_t first = 0;
-  for (; first + unit <= count; first += unit) {
-    FASTALIGN_VECTORIZE for (int i = 0; i < unit; ++i) top[i] = values[first + i] > top[i] ? values[first + i] : top[i];
+W largest(const Stretch<W>& part, W most) {
+  using Vector = typename VectorOf<W>::type;
+  Vector top = Vector{} + most;
+  for (int64_t i = 0; i < part.filled; i += lanes<W>) {
+    Vector value;
+    memcpy(&value, part.values + i, sizeof(Vector));
+    top = value > top ? value : top;
   }
-  for (; first < count; ++first) top[0] = values[first] > top[0] ? values[first] : top[0];
-  W most = top[0];
-  for (W value : top) most = value > most ? value : most;
+  for (int lane = 0; lane < lanes<W>; ++lane) most = top[lane] > most ? top[lane] : most;
   return most;
 }
 
-// Replaces values by exp(value − most); returns their sum.
+// result = exp(values − most); returns the sum.
 template <typename W>
-double exponentials(const W* values, W most, int64_t count, W* result) {
-  double sums[unit] = {};
-  int64_t first = 0;
-  for (; first + unit <= count; first += unit) {
-    FASTALIGN_VECTORIZE for (int i = 0; i < unit; ++i) result[first + i] = exponential(values[first + i] - most);
-    FASTALIGN_VECTORIZE for (int i = 0; i < unit; ++i) sums[i] += double(result[first + i]);
-  }
-  W rest[unit] = {};
-  for (int i = 0; first + i < count; ++i) rest[i] = values[first + i] - most;
-  FASTALIGN_VECTORIZE for (int i = 0; i < unit; ++i) rest[i] = exponential(rest[i]);
-  for (int i = 0; first + i < count; ++i) {
-    result[first + i] = rest[i];
-    sums[i] += double(rest[i]);
+double exponentials(const Stretch<W>& part, W most, W* result) {
+  using Vector = typename VectorOf<W>::type;
+  const int64_t count = part.filled / unit * unit;
+  FASTALIGN_VECTORIZE for (int64_t i = 0; i < count; ++i) result[i] = exponential(part.values[i] - most);
+  Vector sums{};
+  for (int64_t i = 0; i < count; i += lanes<W>) {
+    Vector value;
+    memcpy(&value, result + i, sizeof(Vector));
+    sums += value;
   }
   double total = 0;
-  for (double sum : sums) total += sum;
+  for (int lane = 0; lane < lanes<W>; ++lane) total += double(sums[lane]);
   return total;
 }
 
 template <typename W>
 void cross_entropy_in(const CrossEntropy& loss, int64_t begin, int64_t end) {
+  W gradient[stretch] = {}, buffer[1];
   for (int64_t row = begin; row < end; ++row) {
-    const W* outputs = static_cast<const W*>(loss.outputs.data) + row * loss.classes;
-    W* gradient = static_cast<W*>(loss.gradient.data) + row * loss.classes;
-    const int64_t label = loss.labels[row];
+    const int64_t label = loss.labels[row], start = row * loss.classes;
+    W most = -W(INFINITY);
+    double sum = 0;
     if (label < 0) {
-      memset(gradient, 0, size_t(loss.classes) * sizeof(W));
+      memset(gradient, 0, sizeof(gradient));
       loss.losses[row] = 0;
-      continue;
+    } else {
+      each_stretch<W>(loss, row, [&](const Stretch<W>& part) { most = largest(part, most); });
+      each_stretch<W>(loss, row, [&](const Stretch<W>& part) { sum += exponentials(part, most, gradient); });
+      loss.losses[row] = ::log(sum) + (double(most) - double(*load(loss.outputs, start + label, 1, buffer)));
     }
-    const W most = largest(outputs, loss.classes);
-    const double sum = exponentials(outputs, most, loss.classes, gradient);
     const W factor = W(loss.weight / sum);
-    FASTALIGN_VECTORIZE for (int64_t i = 0; i < loss.classes; ++i) gradient[i] *= factor;
-    gradient[label] -= W(loss.weight);
-    loss.losses[row] = ::log(sum) + (double(most) - double(outputs[label]));
+    each_stretch<W>(loss, row, [&](const Stretch<W>& part) {
+      if (label >= 0) {
+        if (loss.classes > stretch) exponentials(part, most, gradient);  // else they are still there
+        FASTALIGN_VECTORIZE for (int64_t i = 0; i < part.count; ++i) gradient[i] *= factor;
+        if (label >= part.first && label < part.first + part.count) gradient[label - part.first] -= W(loss.weight);
+      }
+      store(loss.gradient, start + part.first, part.count, gradient);
+    });
   }
 }
 
