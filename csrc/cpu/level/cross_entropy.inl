@@ -43,14 +43,21 @@ double exponentials(const Stretch<W>& part, W most, W* result) {
   using Vector = typename VectorOf<W>::type;
   const int64_t count = part.filled / unit * unit;
   FASTALIGN_VECTORIZE for (int64_t i = 0; i < count; ++i) result[i] = exponential(part.values[i] - most);
-  Vector sums{};
-  for (int64_t i = 0; i < count; i += lanes<W>) {
-    Vector value;
-    memcpy(&value, result + i, sizeof(Vector));
-    sums += value;
+  // As many sums at every level, so that none gets long before it goes on in float64.
+  constexpr int vectors = unit / lanes<W>;
+  Vector sums[vectors] = {};
+  for (int64_t i = 0; i < count; i += unit) {
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) {
+      Vector value;
+      memcpy(&value, result + i + v * lanes<W>, sizeof(Vector));
+      sums[v] += value;
+    }
   }
   double total = 0;
-  for (int lane = 0; lane < lanes<W>; ++lane) total += double(sums[lane]);
+  for (const Vector& part_sum : sums) {
+    for (int lane = 0; lane < lanes<W>; ++lane) total += double(part_sum[lane]);
+  }
   return total;
 }
 
