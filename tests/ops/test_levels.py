@@ -42,12 +42,10 @@ def test_level(level: str) -> None:
     assert _native.module is not None
     if level == _native.module.cpu_level():
         return  # the tests beside this one run on it
-    tests = [
-        str(Path(__file__).with_name(f"test_{name}.py")) for name in ("kernels", "activations", "cross_entropy", "random", "bounds")
-    ]
-    result = forced(
-        level, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "not layout and not emulated and not launch", *tests
-    )
+    names = ("kernels", "activations", "cross_entropy", "random", "bounds")
+    tests = [str(Path(__file__).with_name(f"test_{name}.py")) for name in names]
+    chosen = "not layout and not emulated and not launch"
+    result = forced(level, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen, *tests)
     assert result.returncode == 0, result.stdout[-3000:]
 
 
