@@ -91,10 +91,17 @@ TwoTensors update(const Tensor& post, const Tensor& pre, double scale, bool with
   const ScalarType dtype = pre.scalar_type();
   const int64_t sizes[] = {post.size(1), pre.size(1)};
   Tensor weight_update = empty({sizes, 2}, dtype);
+  if (dtype == post.scalar_type() && !is_half(post)) {
+    const Tensor bias_update = with_bias ? empty({sizes, 1}, dtype) : no_bias_update(dtype);
+    run_linear_steps({{post,
+                       pre,
+                       scale,
+                       {.target = output(weight_update)},
+                       {.target = with_bias ? output(bias_update) : Output{}}}});
+    return {weight_update, bias_update};
+  }
   if (is_half(post)) {
     multiply(weight_update, transposed(post), pre, scale);
-  } else if (dtype == post.scalar_type()) {
-    run_linear_update(weight_update, post, pre, scale);
   } else {
     const Tensor product = empty({sizes, 2}, post.scalar_type());
     run_linear_update(product, post, wide(pre), scale);

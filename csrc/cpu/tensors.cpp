@@ -76,7 +76,7 @@ ScalarType wide_dtype(const Tensor& tensor) {
 }
 
 ScalarType factor_dtype(const Tensor& tensor, int64_t multiplications) {
-  constexpr int64_t worth = int64_t(1) << 22;
+  constexpr int64_t worth = int64_t(1) << 21;
   const bool natively = tensor.scalar_type() == ScalarType::BFloat16 && multiplications >= worth;
   return natively && library_multiplies_bfloat16() ? ScalarType::BFloat16 : wide_dtype(tensor);
 }

@@ -178,7 +178,9 @@ def test_update_without_bias(backend: Backend, op: str, dtype: torch.dtype) -> N
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "transposed"])
-@pytest.mark.parametrize("op", ["feedback_term", "linear_forward", "linear_update", "dfa_linear_update"])
+@pytest.mark.parametrize(
+    "op", ["feedback_term", "linear_forward", "linear_update", "linear_steps_", "dfa_linear_update"]
+)
 @pytest.mark.parametrize("cpu", [BACKENDS["cpu"]], ids=["cpu"])
 def test_large_product_of_halves(cpu: Backend, op: str, layout: str) -> None:
     """On a CPU that multiplies bfloat16, large products of it are not widened."""
