@@ -84,7 +84,13 @@ PEPITA_FROZEN = Column("pepita-frozen", "PEPITA, filters frozen", "pepita", free
 
 
 def _table(
-    name: str, title: str, measure: str, columns: tuple[Column, ...], cells: str, from_memory: bool = False, note: str = ""
+    name: str,
+    title: str,
+    measure: str,
+    columns: tuple[Column, ...],
+    cells: str,
+    from_memory: bool = False,
+    note: str = "",
 ) -> Table:
     """cells: a line for each row, the experiment and then a cell for each of the first columns, between bars."""
     rows = {}
