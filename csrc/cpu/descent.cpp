@@ -68,8 +68,8 @@ Sink from(Sink sink, int64_t bytes) {
 // The units of a layer in parts. A thread forms the δ of one, which then steps, so that there is never all of it.
 void run_in_parts(const Tensor& signal, Tensor feedback, Tensor kept, int64_t activation, bool given_output,
                   const LinearStep& step) {
-  constexpr int64_t block = 8;                                               // units
-  constexpr int64_t worth_a_call = 8192, worth_a_thread = int64_t(1) << 17;  // numbers of a part, multiplications
+  constexpr int64_t block = 8;            // units
+  constexpr int64_t worth_a_call = 8192;  // numbers of a part
   const int64_t samples = kept.size(0), units = kept.size(1), inputs = step.pre.size(1), size = kept.element_size();
   // All threads together hold less than a quarter of δ.
   const int64_t held = units * 2 / (9 * int64_t(torch::stable::get_num_threads()));

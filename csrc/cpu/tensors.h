@@ -57,6 +57,9 @@ Dropout dropout_of(double p, const std::optional<Tensor>& seed);
 // result = scale · left · right + keep · result, by torch's matrix product.
 void multiply(const Tensor& result, const Tensor& left, const Tensor& right, double scale = 1, double keep = 0);
 
+// Multiplications from which on a thread is worth its waking.
+constexpr int64_t worth_a_thread = int64_t(1) << 19;
+
 // Runs a function of (begin, end) over ranges of the tasks 0 … count, of at least `grain` tasks each, on torch's
 // threads.
 template <typename Function>

@@ -80,8 +80,7 @@ void run_linear_steps(const std::vector<LinearStep>& steps) {
     first_task.push_back(first_task.back() + blocks(post.size(1), update_rows));
     multiplications += post.numel() * pre.size(1);
   }
-  constexpr int64_t worth = int64_t(1) << 17;  // multiplications of a thread
-  parallel(first_task, 1 + worth * first_task.back() / (multiplications + 1),
+  parallel(first_task, 1 + worth_a_thread * first_task.back() / (multiplications + 1),
            [&](size_t i, int64_t begin, int64_t end) { kernels.linear_update(updates[i], begin, end); });
 }
 
