@@ -168,10 +168,11 @@ def dependences(panels: Mapping[str, Dependence], varied: str, quantity: str, ti
             axes.errorbar(at, means, deviations, color=colour, marker=marker, markersize=5, capsize=3, label=label)
         for number, (label, value) in enumerate(panel.levels.items(), start=len(panel.values)):
             axes.axhline(value, color=COLOURS[number % len(COLOURS)], linestyle="--", label=label)
-        if panel.logarithmic:
+        places = sorted({x for values in panel.values.values() for x in values})
+        if not panel.logarithmic:
+            axes.set_xticks(places)
+        elif places:  # of levels alone there is no scale
             axes.set_xscale("log")
-        else:
-            axes.set_xticks(sorted({x for values in panel.values.values() for x in values}))
         axes.set_title(name)
         axes.set_xlabel(varied)
         axes.set_ylabel(quantity)

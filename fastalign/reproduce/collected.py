@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,9 @@ from the runs in `benchmarks/results/papers/`, which hold every epoch; `fastalig
 """
 
 
-def collect(folder: Path, results: Path, images: Path | None = None) -> list[Path]:
+def collect(
+    folder: Path, results: Path, images: Path | None = None, targets: Collection[str] | None = None
+) -> list[Path]:
     """Add every run of a table or a figure below `folder` to its file in `results`, and draw it; the files written.
 
     Of two runs of one row, column and seed the longer one is kept. Runs with settings of their own are of no target.
@@ -41,6 +43,7 @@ def collect(folder: Path, results: Path, images: Path | None = None) -> list[Pat
         folder: as `fastalign reproduce --out` leaves it.
         results: of the JSON files.
         images: of the pictures; None for none. What shows networks is drawn from the runs below `folder` alone.
+        targets: the names of the tables and figures to add to; None for all.
 
     Raises:
         RunError: a folder holds a damaged configuration, or a file cannot be written.
@@ -49,7 +52,8 @@ def collect(folder: Path, results: Path, images: Path | None = None) -> list[Pat
     for config in sorted(folder.rglob("config.json")):
         run_folder = RunFolder(config.parent)
         for name, run in _runs_in(run_folder):
-            found[name].append((run, run_folder))
+            if targets is None or name in targets:
+                found[name].append((run, run_folder))
     written = []
     for name, found_runs in found.items():
         path = results / f"{name}.json"

@@ -92,3 +92,8 @@ def test_a_plot_in_both_formats(name: str) -> None:
 def draw_as_text(draw: Callable[[str], bytes]) -> bytes:
     with mpl.rc_context({"svg.fonttype": "none"}):
         return draw("svg")
+
+
+def test_a_dependence_of_levels_alone_is_drawn() -> None:
+    panel = plots.Dependence({"x + α r": {}}, {"F = 0": 96.0}, logarithmic=True)
+    assert b"F = 0" in plots.dependences({"": panel}, "α (no unit)", "test accuracy (%)", "title", "svg")

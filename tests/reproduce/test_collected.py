@@ -69,6 +69,11 @@ def test_runs_of_tables_are_kept_whole_and_others_are_left_out(tmp_path: Path) -
     assert [run["seed"] for run in load(results / "A1.json")] == [3]
 
 
+def test_runs_are_added_to_the_targets_that_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", "pepita/mnist-fc", "bp", [3.0, 2.0])
+    assert [path.name for path in collect(tmp_path / "runs", tmp_path / "results", targets=["B1"])] == ["B1.json"]
+
+
 def test_the_longer_of_two_runs_is_kept_whichever_comes_first(tmp_path: Path) -> None:
     for name, errors in (("long", [3.0, 2.0]), ("short", [9.0])):
         write_run(tmp_path / name, "pepita/mnist-fc", "bp", errors)
