@@ -275,7 +275,8 @@ def one_hot_target(target: Tensor, batch: int, classes: int, dtype: torch.dtype,
     """
     if target.shape == (batch,) and not target.is_floating_point():
         try:
-            return torch.eye(classes, dtype=dtype, device=device).index_select(0, target.to(device, torch.int64))
+            rows = target.to(device, torch.int64).unsqueeze(1)
+            return torch.zeros(batch, classes, dtype=dtype, device=device).scatter_(1, rows, 1)
         except (IndexError, RuntimeError) as error:
             wrong = target.min() if target.min() < 0 else target.max()
             raise ValueError(f"target: expected class indices from 0 to {classes - 1}, got {int(wrong)}") from error

@@ -192,6 +192,11 @@ class Sequential(torch.nn.Sequential):
         watch.note_tensors(matrix for matrix in self._buffers.values() if matrix is not None)
         return watch if watch.begin() else None
 
+    @property
+    def classes(self) -> int:
+        """How many classes its rules learn to tell apart; 0 without a rule."""
+        return self._classes
+
     def one_hot(self, target: Tensor, x: Tensor) -> Tensor:
         """The target of a batch x as a rule takes it, (N, C).
 

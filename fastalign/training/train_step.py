@@ -21,6 +21,7 @@ from fastalign.training.sink import OptimizerSink
 
 MEMORY = ("store", "recompute")
 _MOST_REPLAYS = 8
+_MOST_CLASSES = 1024  # of a recording that holds the target of each class
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class TrainStep:
     def _record(self, kind: object, inputs: Sequence[Tensor]) -> Tensor:
         """A step like any other, which leaves its replay behind."""
         watch = self.network.watched(inputs[0].shape[0])
-        if watch is None:
+        if watch is None or (self._needs_target and self.network.classes > _MOST_CLASSES):
             self._replays[kind] = None
             return self._step(inputs)
         parameters: list[Tensor] = []

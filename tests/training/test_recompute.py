@@ -219,3 +219,13 @@ def test_another_memory_is_refused() -> None:
     net = network("dense")
     with pytest.raises(ValueError, match=r"memory: expected one of store, recompute, got 'none'"):
         train(net, SGD(net.parameters(), lr=0.1), [], "none")
+
+
+@pytest.mark.parametrize("memory", ["store", "recompute"])
+def test_no_target_is_as_large_as_classes_by_classes(memory: Any) -> None:
+    """Nor a recording, which the second step of a kind makes, as `peak_memory` makes it count."""
+    classes = 2000
+    net = nn.Sequential(nn.Linear(8, 16, activation="tanh"), nn.Linear(16, classes), rule="drtp")
+    step = TrainStep(net, loss="cross_entropy", optimizer=SGD(net.parameters(), lr=0.1), memory=memory)
+    x, y = torch.rand(4, 8), torch.randint(classes, (4,))
+    assert peak_memory(lambda: step.step(x, y), "cpu") < 4 * classes * classes / 10
