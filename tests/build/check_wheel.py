@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 TANH, RELU = 1, 3
+FOR_A_CPU = {"feedback_steps_"}
+"""Ops of steps that are made on a CPU alone; elsewhere the reference computes them."""
 
 
 def expect(holds: bool, what: str) -> None:
@@ -46,7 +48,7 @@ def check_contents(native: bool, cuda: bool) -> None:
         if cuda:
             _native.module.register_cuda([], _native.allows_tf32)
             without = {op for op in ops.schemas.SCHEMAS if not has_kernel(f"fastalign::{op}", "CUDA")}
-            expect(not without, f"no CUDA kernel for {', '.join(without)}")
+            expect(without == FOR_A_CPU, f"no CUDA kernel for {', '.join(sorted(without))}, expected {FOR_A_CPU}")
             found = _native.module.multiplies_on_cuda()
             expect(found == (torch.version.cuda is not None), f"torch's own product on CUDA: found {found}")
     printed = subprocess.run(
