@@ -51,12 +51,9 @@ struct Projection {
 // The tasks of a projection: blocks of rows × columns, all blocks of columns of one block of rows after each other.
 constexpr int64_t projection_rows = 64;
 constexpr int64_t projection_columns = 64;
-constexpr int64_t projection_classes = 256;  // the most that the packed matrix has room for
+constexpr int64_t projection_classes = 256;  // the most that a packed matrix or signal has room for
 
-// The tasks of a batch's projection: so many columns, for all rows. The most classes that its packed signal has room
-// for.
-constexpr int64_t batch_columns = 24;
-constexpr int64_t batch_terms = 256;
+constexpr int64_t batch_columns = 24;  // of a task of a batch's projection, for all rows
 
 // What takes an update: the tensor that it is written to; or, with settings, a parameter and its states, which step
 // down it. All contiguous.

@@ -12,7 +12,6 @@ namespace {
 // Whether the kernel that packs samples is faster than the one that packs the matrix.
 bool packs_samples(const ProjectionJob& job) {
   constexpr int64_t few = 128;
-  static_assert(batch_terms >= projection_classes);
   return job.signal.scalar_type() == wide_dtype(job.signal) && job.signal.size(0) <= few &&
          job.signal.size(1) <= cpu_kernels().most_classes && job.matrix.stride(1) == 1;
 }

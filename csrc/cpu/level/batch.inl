@@ -74,7 +74,7 @@ int64_t batch_tiles(const W* matrix, int64_t stride, int64_t terms, const W* pac
 template <typename W>
 void batch_projection_in(const Projection& p, const Epilogue& epilogue, int64_t begin, int64_t end) {
   constexpr int64_t most_columns = 2 * batch_columns;
-  alignas(64) W packed[batch_terms * strip], sums[most_columns * strip], values[strip * strip];
+  alignas(64) W packed[projection_classes * strip], sums[most_columns * strip], values[strip * strip];
   const Unpacked<W> signal{static_cast<const W*>(p.signal), p.classes, 1, p.rows};
   const W* matrix = static_cast<const W*>(p.matrix.data);
   const int64_t stride = p.matrix_row_stride, last_column = end * batch_columns;
