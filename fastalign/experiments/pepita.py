@@ -114,7 +114,7 @@ def _whitened(row: Recipe) -> Recipe:
 
 
 def _drtp_readings(row: Recipe) -> tuple[Recipe, ...]:
-    """One step each from the table's recipe to that of Frenkel et al.'s code, and all of them at once."""
+    """One step each from the table's recipe to that of Frenkel et al.'s code, all at once, and one step on from there."""
     drtp = row.rules["drtp"]
     scale = drtp.options["error_scale"]
     # An output error that is a mean over the classes too, by ten times the hidden updates at a tenth of the rate.
@@ -122,16 +122,23 @@ def _drtp_readings(row: Recipe) -> tuple[Recipe, ...]:
     hidden_means = replace(drtp, options={"feedback": drtp.options["feedback"]})
     biased = replace(row.architecture, bias=True)
     dropped = replace(row.architecture, input_dropout=row.architecture.hidden_dropout)
+    code: dict[str, Any] = {
+        "architecture": replace(dropped, bias=True),
+        "decay_epochs": (),
+        "rules": {"drtp": replace(averaged, initialisation="uniform-fan-in")},
+    }
     readings: dict[str, dict[str, Any]] = {
         "class-mean": {"rules": {"drtp": averaged}},
         "hidden-mean": {"rules": {"drtp": hidden_means}},
         "constant-rate": {"decay_epochs": ()},
         "input-dropout": {"architecture": dropped},
         "biases": {"architecture": biased, "rules": {"drtp": replace(drtp, initialisation="uniform-fan-in")}},
-        "code": {
-            "architecture": replace(dropped, bias=True),
-            "decay_epochs": (),
-            "rules": {"drtp": replace(averaged, initialisation="uniform-fan-in")},
+        "code": code,
+        "code-decay": {**code, "decay_epochs": row.decay_epochs},
+        "code-batch-100": {**code, "batch_size": 100},
+        "code-tenth-rate": {
+            **code,
+            "rules": {"drtp": replace(code["rules"]["drtp"], learning_rate=averaged.learning_rate / 10)},
         },
     }
     source = "Dellaferrera & Kreiman 2022, table 1; Frenkel et al. 2019"

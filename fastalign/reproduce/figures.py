@@ -267,6 +267,9 @@ B_DRTP = Figure(
                 "input-dropout": "dropout of the input too",
                 "biases": "biases, PyTorch's default init",
                 "code": "the code's (all but the hidden means)",
+                "code-decay": "the code's, the rate falling at epoch 60",
+                "code-batch-100": "the code's, batch 100",
+                "code-tenth-rate": "the code's, a tenth of the rate",
             }.items()
         ),
     ],
