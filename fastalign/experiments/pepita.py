@@ -114,7 +114,7 @@ def _whitened(row: Recipe) -> Recipe:
 
 
 def _drtp_readings(row: Recipe) -> tuple[Recipe, ...]:
-    """One step each from the recipe of the table to that of Frenkel et al.'s code, all at once, and one step from there."""
+    """One step each from the table's recipe to that of Frenkel et al.'s code, all of these, and one more from there."""
     drtp = row.rules["drtp"]
     scale = drtp.options["error_scale"]
     # An output error that is a mean over the classes too, by ten times the hidden updates at a tenth of the rate.
