@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FORMATS = ("png", "svg")
 # Okabe and Ito's colours: told apart by readers with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+LINES, MARKERS = ("-", "--", "-."), "o^D"
 ERROR_TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100)
 # What the observations of `fastalign train --observe` are called on an axis.
 OBSERVED = {
@@ -46,27 +47,11 @@ def learning_curves(curves: Mapping[str, Sequence[Metrics]], title: str, format:
     """
     figure, (axes,) = _panels(1)
     for number, (label, epochs) in enumerate(curves.items()):
-        colour = COLOURS[number % len(COLOURS)]
         numbers = [metrics.epoch for metrics in epochs]
-        few = len(epochs) <= 40
-        axes.plot(
-            numbers,
-            [metrics.test_error for metrics in epochs],
-            color=colour,
-            marker="o" if few else None,
-            markersize=4,
-            label=f"{label} test".strip(),
-        )
-        axes.plot(
-            numbers,
-            [metrics.train_error for metrics in epochs],
-            color=colour,
-            linestyle="--",
-            marker="s" if few else None,
-            markersize=3,
-            markerfacecolor="white",
-            label=f"{label} training".strip(),
-        )
+        test = _style(number, len(epochs)) | {"linestyle": "-"}
+        training = test | {"linestyle": "--", "markerfacecolor": "white"}
+        axes.plot(numbers, [metrics.test_error for metrics in epochs], label=f"{label} test".strip(), **test)
+        axes.plot(numbers, [metrics.train_error for metrics in epochs], label=f"{label} training".strip(), **training)
     axes.set_title(title)
     axes.set_ylabel("error (%)")
     _of_errors(axes, max((max(m.train_error, m.test_error) for epochs in curves.values() for m in epochs), default=0))
@@ -102,14 +87,13 @@ def comparisons(
     """
     figure, all_axes = _panels(len(panels), columns=columns)
     labels = list(dict.fromkeys(label for panel in panels.values() for label in (*panel.runs, *panel.levels)))
-    colours = {label: COLOURS[number % len(COLOURS)] for number, label in enumerate(labels)}
     for (name, panel), axes in zip(panels.items(), all_axes, strict=True):
-        _compare(axes, panel, colours)
+        _compare(axes, panel, labels)
         axes.set_title(name if name != panel.quantity else "")
     _entitle(figure, title)
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=colours[label], marker="o", markersize=4, label=label) for label in labels]
+    handles = [Line2D([], [], label=label, **_style(number)) for number, label in enumerate(labels)]
     if any(panel.levels for panel in panels.values()):
         handles.append(Line2D([], [], color="0.3", linestyle=":", label=level))
     widest = max(len(str(handle.get_label())) for handle in handles)
@@ -119,18 +103,19 @@ def comparisons(
     return as_image(figure, format)
 
 
-def _compare(axes: Any, panel: Comparison, colours: Mapping[str, str]) -> None:
+def _compare(axes: Any, panel: Comparison, labels: Sequence[str]) -> None:
     largest = max(panel.levels.values(), default=0.0)
     for label, runs in panel.runs.items():
         # Runs may have come to different epochs: a mean is of those that have.
         values = [[run[epoch] for run in runs if epoch < len(run)] for epoch in range(max(map(len, runs), default=0))]
         means, spreads = _means_and_deviations(values)
         epochs = range(1, len(means) + 1)
-        axes.plot(epochs, means, color=colours[label], marker="o" if len(means) <= 40 else None, markersize=4)
-        axes.fill_between(epochs, means - spreads, means + spreads, color=colours[label], alpha=0.2, linewidth=0)
+        style = _style(labels.index(label), len(means))
+        axes.plot(epochs, means, **style)
+        axes.fill_between(epochs, means - spreads, means + spreads, color=style["color"], alpha=0.2, linewidth=0)
         largest = max([largest, *means])
     for label, value in panel.levels.items():
-        axes.axhline(value, color=colours[label], linestyle=":")
+        axes.axhline(value, color=_style(labels.index(label))["color"], linestyle=":")
     if panel.reference is not None:
         axes.axhline(panel.reference, color="black", linestyle=":", linewidth=1)
     axes.set_ylabel(panel.quantity)
@@ -229,18 +214,21 @@ def plateaus(accuracies: Mapping[str, Sequence[float]], title: str, format: str 
         ValueError: as `fit_plateau`.
     """
     figure, (axes,) = _panels(1)
+    from matplotlib.lines import Line2D
+
+    handles = []
     for number, (label, run) in enumerate(accuracies.items()):
-        colour = COLOURS[number % len(COLOURS)]
+        style = _style(number)
         fit = fit_plateau(run)
         epochs = np.arange(1, len(run[:FITTED_EPOCHS]) + 1)
-        axes.plot(epochs, run[:FITTED_EPOCHS], "o", color=colour, markersize=3)
+        axes.plot(epochs, run[:FITTED_EPOCHS], **style | {"linestyle": ""})
         fine = np.linspace(1, len(epochs), 400)
-        name = f"{label}: slowness {fit.slowness:.3g} epochs"
-        axes.plot(fine, fit.highest * fine / (fit.slowness + fine), color=colour, label=name)
+        axes.plot(fine, fit.highest * fine / (fit.slowness + fine), **style | {"marker": None})
+        handles.append(Line2D([], [], label=f"{label}: slowness {fit.slowness:.3g} epochs", **style))
     _entitle(figure, title)
     axes.set_ylabel("test accuracy (%)")
     _over_epochs(axes)
-    figure.legend(frameon=False, ncols=2, fontsize=8, loc="outside lower center")
+    figure.legend(handles=handles, frameon=False, ncols=2, fontsize=8, loc="outside lower center")
     return as_image(figure, format)
 
 
@@ -299,6 +287,19 @@ def _draw_distribution(axes: Any, matrix: Tensor, fit: WeightDistribution) -> No
     normal, student = fit.normal_log_likelihood, fit.student_log_likelihood
     text = f"log-likelihood per weight\nnormal {normal:.4f}\nStudent's t {student:.4f}, ν {degrees}"
     axes.text(0.02, 0.98, text, transform=axes.transAxes, va="top", fontsize=7)
+
+
+def _style(number: int, points: int = 1) -> dict[str, Any]:
+    """How the line of the label of this number is drawn: every eighth has its colour, with other dashes and marker."""
+    again, colour = divmod(number, len(COLOURS))
+    few = points <= 40
+    return {
+        "color": COLOURS[colour],
+        "linestyle": LINES[again % len(LINES)],
+        "marker": MARKERS[again % len(MARKERS)] if few or again else None,
+        "markersize": 4,
+        "markevery": 1 if few else points // 12,
+    }
 
 
 def _colours_of_layers(layers: Sequence[int]) -> dict[int, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -97,3 +98,26 @@ def draw_as_text(draw: Callable[[str], bytes]) -> bytes:
 def test_a_dependence_of_levels_alone_is_drawn() -> None:
     panel = plots.Dependence({"x + α r": {}}, {"F = 0": 96.0}, logarithmic=True)
     assert b"F = 0" in plots.dependences({"": panel}, "α (no unit)", "test accuracy (%)", "title", "svg")
+
+
+LABELS = [f"label {number}" for number in range(12)]
+OF_MANY_LABELS: dict[str, Callable[[int], bytes]] = {
+    "learning curves": lambda epochs: plots.learning_curves({label: history(1, epochs) for label in LABELS}, ""),
+    "comparisons": lambda epochs: plots.comparisons(
+        {"": plots.Comparison({label: [[5.0] * epochs] for label in LABELS})}, "", ""
+    ),
+    "plateaus": lambda epochs: plots.plateaus({label: [50.0] * epochs for label in LABELS}, ""),
+}
+
+
+@pytest.mark.parametrize("epochs", [5, 60])
+@pytest.mark.parametrize("name", OF_MANY_LABELS)
+def test_no_two_of_twelve_labels_look_the_same(name: str, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "as_image", lambda figure, format: figures.append(figure))
+    OF_MANY_LABELS[name](epochs)
+    (figure,) = figures
+    (legend,) = figure.legends
+    for lines in (legend.get_lines(), [line for line in figure.axes[0].lines if len(line.get_xdata()) == epochs]):
+        looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}
+        assert len(looks) == len(lines) >= len(LABELS)
