@@ -16,6 +16,7 @@ from fastalign.nn.plan import Stage
 from fastalign.nn.tape import Keep, Tape
 from fastalign.ops.schemas import kernels
 from fastalign.rules import Layer, Rule, Update
+from fastalign.rules.base import ErrorScale
 
 CACHED = 1 << 20
 """Bytes of δ that a core's cache holds until their updates are taken."""
@@ -40,6 +41,8 @@ class NetworkStep:
         self._folds_projection = False
         self._delta: Tensor | None = None
         self.wants_input_gradient = False
+        self.loss_error_scale: ErrorScale = None
+        """s of the loss, where that is known, for rules that have none of their own."""
         self.forms_delta: Callable[[LayerPass], bool] | None = None
         """Whether what takes the updates forms a layer's δ itself, from a `FeedbackTerm`; None: it never does."""
         self._prelude, *self.layers = [LayerPass(stage, self._tape) for stage in stages]
@@ -155,7 +158,7 @@ class NetworkStep:
         return gradients
 
     def _scale_error(self, rule: Rule) -> None:
-        self.error_scale = rule.sample_error_scale(self._gradient.shape[0])
+        self.error_scale = rule.sample_error_scale(self._gradient.shape[0], self.loss_error_scale)
         self._error: Tensor | None = None
 
     @property

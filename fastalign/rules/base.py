@@ -132,13 +132,14 @@ class Rule:
     keeps_preactivations = False
     error_scale: ErrorScale = None
 
-    def sample_error_scale(self, batch: int) -> float:
-        """s, which makes s · ∂loss/∂a_L the error of a sample: by default N, right for a mean-reduced loss."""
+    def sample_error_scale(self, batch: int, of_loss: ErrorScale = None) -> float:
+        """s, which makes s · ∂loss/∂a_L the error of a sample: the rule's, else the loss's, else N, that of a mean."""
         if not self.takes_sample_error:
             return 1.0
-        if self.error_scale is None:
+        scale = of_loss if self.error_scale is None else self.error_scale
+        if scale is None:
             return float(max(batch, 1))
-        return float(self.error_scale(batch) if callable(self.error_scale) else self.error_scale)
+        return float(scale(batch) if callable(scale) else scale)
 
     def updates(self, step: Step, layers: Sequence[Layer], above: Update) -> Iterator[Update]:
         """The updates of a run of hidden layers; `above` is the update of the layer over them (post = its δ).

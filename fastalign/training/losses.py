@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastalign.ops.schemas import kernels
+from fastalign.rules.base import ErrorScale
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -35,7 +36,8 @@ def mse(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "binary_cross_entropy": binary_cross_entropy, "mse": mse}
-REDUCTIONS = ("mean", "sum")
+REDUCTIONS: dict[str, ErrorScale] = {"mean": None, "sum": 1.0}
+"""Over the batch, each with the s of every loss in it; None is N (see `Rule.sample_error_scale`)."""
 
 
 def loss_named(name: str) -> Loss:

@@ -8,6 +8,7 @@ from fastalign import nn, rules
 from fastalign.analysis.networks import stages_of
 from fastalign.data import Dataset, Splits, whitened
 from fastalign.initialisation import initialise
+from fastalign.training.losses import REDUCTIONS
 from fastalign.training.recipe import Architecture, Recipe
 
 
@@ -43,7 +44,10 @@ def rule_class(recipe: Recipe, rule: str) -> type[rules.Rule]:
 def set_rule(
     network: nn.Sequential, recipe: Recipe, rule: str, share_of_updates: Callable[[], float] = lambda: 1.0
 ) -> None:
-    """Give the network the recipe's rule, or one to its first layer and the upper rule to the others."""
+    """Give the network the recipe's rule, or one to its first layer and the upper rule to the others.
+
+    Rules that need the error of a sample have the `error_scale` of the recipe's loss, if none of their own.
+    """
     for_rule = recipe.for_rule(rule)
     options = dict(for_rule.options)
     if "error_scale" in options:
@@ -55,6 +59,9 @@ def set_rule(
     else:
         upper = rules.named(for_rule.upper_rule)
         network.set_rule([lowest, *[upper] * (len(stages_of(network)) - 2)])
+    for made in network.layer_rules:
+        if made.takes_sample_error and made.error_scale is None:
+            made.error_scale = REDUCTIONS[recipe.reduction]
 
 
 def set_first_layer_frozen(network: nn.Sequential, frozen: bool) -> None:

@@ -52,7 +52,9 @@ class TrainStep:
 
     Args:
         network: with a rule.
-        loss: the name of one in `fastalign.training.losses`, or a callable (outputs, labels) → scalar.
+        loss: the name of one in `fastalign.training.losses`, or a callable (outputs, labels) → scalar. Rules that need
+            the error of a sample then know its `error_scale`; of a callable they take it to be N, a mean's, if they
+            have none of their own.
         optimizer: over the network's parameters.
         reduction: of a loss by name over the batch, "mean" or "sum".
         memory: "store" the activities for the updates, or "recompute" them layer by layer once the error is known, in
@@ -84,6 +86,7 @@ class TrainStep:
         self._recomputes = memory == "recompute"
         self._loss_is_known = isinstance(loss, str)
         self._loss = loss_and_gradient(loss, reduction)
+        self._error_scale = REDUCTIONS[reduction] if self._loss_is_known else None
         self._sink = OptimizerSink(optimizer)
         self._fuses = False
         self._replays: dict[object, _Replay | None] = {}
@@ -201,6 +204,7 @@ class TrainStep:
     def _calculate(self, x: Tensor, y: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, dict[Tensor, Tensor]]:
         """Loss, outputs and the gradients that are left to the optimizer. target: what the rules take of y."""
         run = self.network.new_step(x, target, recompute=self._recomputes)
+        run.loss_error_scale = self._error_scale
         outputs = run.forward(x)
         loss, gradient = self._loss(outputs, y)
         # The parts of a weight that stands in several layers must come together before it moves.

@@ -25,7 +25,7 @@ def train(rule: str, reduction: str, processes: Processes) -> dict[str, Any]:
     """Two epochs of digits/mlp in float64: the metrics without the seconds, and the weights."""
     digits = data.load("digits")
     splits = Splits(Dataset(digits.train.images[:SAMPLES], digits.train.labels[:SAMPLES], 10), digits.test)
-    options = {"error_scale": 1.0} if rule == "drtp" or (rule == "pepita" and reduction == "sum") else {}
+    options = {"error_scale": 1.0} if rule == "drtp" else {}
     recipe = replace(
         MLP,
         reduction=reduction,
