@@ -104,7 +104,7 @@ MOMENTUM = OPTIMIZERS["sgd, both"]
 
 def network(name: str, rule: str = "dfa", dtype: torch.dtype = torch.float64) -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(*NETWORKS[name](), rule=RULES[rule], input_shape=SHAPES[NETWORKS[name]]).to(dtype)
+    return nn.Sequential(*NETWORKS[name](), rule=copy.copy(RULES[rule]), input_shape=SHAPES[NETWORKS[name]]).to(dtype)
 
 
 def batches(name: str, count: int = 7) -> list[Batch]:
