@@ -39,13 +39,21 @@ class Published:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: a rule, or a control that the paper does not have."""
+    """A column of a table: a rule, or a control that the paper does not have.
+
+    observe: its runs note angles and norms, though their experiment's usually do not.
+    """
 
     name: str
     label: str
     rule: str
     freeze_filters: bool = False
     observe: bool = False
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder of its runs: those that are observed stand beside those that are not."""
+        return f"{self.name}-observed" if self.observe else self.name
 
 
 @dataclass(frozen=True)

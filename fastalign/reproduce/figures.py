@@ -320,10 +320,10 @@ GRADIENT_ANGLE = Figure(
     "gradient-angle",
     "Angle between a rule's update and the gradient (Nøkland 2016, theorem 1)",
     [
-        (name, Column(f"{rule}-observed", rule.upper(), rule, observe=True))
+        (name, Column(rule, rule.upper(), rule, observe=not recipe.observe))
         for name, recipe in EXPERIMENTS.items()
         for rule in recipe.rules
-        if rule != "bp" and not recipe.observe
+        if rule != "bp"
     ],
     measured=_last_angles,
     draw=_draw_angles,

@@ -144,7 +144,7 @@ def jobs_of(
             column,
             seed,
             epochs or experiment(name).epochs,
-            RunFolder(out / name / column.name / f"seed-{seed}"),
+            RunFolder(out / name / column.folder / f"seed-{seed}"),
             data_directory,
         )
         for seed in range(seeds)

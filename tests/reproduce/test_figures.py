@@ -126,9 +126,19 @@ def test_slowness_and_the_angle_after_ten_epochs() -> None:
 
 
 def test_an_observed_column_asks_for_observation_and_takes_no_other_run(tmp_path: Path) -> None:
-    figure = Figure("F", "", [("digits/mlp", Column("dfa-observed", "DFA", "dfa", observe=True))])
+    figure = Figure("F", "", [("digits/mlp", Column("dfa", "DFA", "dfa", observe=True))])
     (job,) = jobs_of(figure, rows=None, columns=None, seeds=1, epochs=1, out=tmp_path)
     assert "--observe" in job.arguments()
+    assert job.folder.path == tmp_path / "digits/mlp/dfa-observed/seed-0"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_gradient_angles_of_every_experiment_by_each_of_its_rules_but_bp(name: str, tmp_path: Path) -> None:
+    row, rules = name.partition("/")[2], [rule for rule in EXPERIMENTS[name].rules if rule != "bp"]
+    figure = FIGURES["gradient-angle"]
+    jobs = jobs_of(figure, rows=[row], columns=rules, seeds=1, epochs=1, out=tmp_path)
+    assert [(job.recipe.name, job.column.rule) for job in jobs] == [(name, rule) for rule in rules]
+    assert all(job.recipe.observe or "--observe" in job.arguments() for job in jobs)
 
 
 def test_the_runs_of_a_figure_are_kept_with_what_was_observed_and_measured(
@@ -137,7 +147,7 @@ def test_the_runs_of_a_figure_are_kept_with_what_was_observed_and_measured(
     figure = Figure(
         "digits-angles",
         "Digits",
-        [("digits/mlp", Column("dfa-observed", "DFA", "dfa", observe=True))],
+        [("digits/mlp", Column("dfa", "DFA", "dfa", observe=True))],
         (TEST_ERROR, observed("gradient_angle", 1, "angle (°)", reference=90)),
     )
     monkeypatch.setitem(FIGURES, figure.name, figure)
