@@ -458,6 +458,44 @@ def modulate_input(x: Tensor, error: Tensor, projection: Tensor, sign: float) ->
     return (_wide(x) + sign * modulation).to(x.dtype).contiguous()
 
 
+def max_pool2d_forward(
+    h: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> Tensor:
+    """pool(h), the maxima of windows: (N, C, Hi, Wi) → (N, C, Ho, Wo)."""
+    return torch.ops.aten.max_pool2d_with_indices(h, kernel_size, stride, padding, dilation, ceil_mode)[0].contiguous()
+
+
+def max_pool2d_backward(
+    signal: Tensor,
+    h: Tensor,
+    kept: Tensor,
+    activation: int,
+    given_output: bool,
+    dropout: float,
+    seed: Tensor | None,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> Tensor:
+    """δ = pool′(s) ⊙ f′(a) ⊙ dropout of an activation before max-pooling: like h.
+
+    A window hands its signal to the place of its maximum; those of windows that overlap add. signal: shaped like
+    pool(h). kept: the preactivation a, or with `given_output` f(a) after dropout, which may be h.
+    """
+    arguments = (kernel_size, stride, padding, dilation, ceil_mode)
+    places = torch.ops.aten.max_pool2d_with_indices(_wide(h), *arguments)[1]
+    spread = torch.zeros_like(_wide(h), memory_format=torch.contiguous_format).flatten(2)
+    spread = spread.scatter_add(2, places.flatten(2), _wide(signal).flatten(2)).reshape(h.shape)
+    return activation_backward(spread, _wide(kept), activation, given_output, dropout, seed).to(kept.dtype)
+
+
 def max_pool2d_difference(
     h: Tensor,
     delta_h: Tensor,

@@ -91,11 +91,12 @@ struct CrossEntropy {
   double* losses;  // (rows)
 };
 
-// All of one dtype; the planes of h and Δh (planes, height, width), those of the result (planes, output_…).
+// The planes of h and Δh (planes, height, width), those of what is pooled (planes, output_…).
 struct Pooling {
   Input h{};
-  Input delta{};
-  Output difference{};
+  Input delta{};    // of the difference alone
+  Input signal{};   // of the way back alone, pooled
+  Output result{};  // pooled; of the way back shaped like h, and wide
   int64_t planes{}, height{}, width{}, output_height{}, output_width{};
   int64_t kernel[2]{}, stride[2]{}, padding[2]{}, dilation[2]{};
 };
@@ -139,6 +140,10 @@ struct Kernels {
   void (*convolution_update)(const ConvolutionUpdate& update, int64_t begin, int64_t end);
   // Rows begin … end.
   void (*cross_entropy)(const CrossEntropy& loss, int64_t begin, int64_t end);
+  // Planes begin … end: pool(h).
+  void (*max_pool2d_forward)(const Pooling& pooling, int64_t begin, int64_t end);
+  // Planes begin … end: the signal at the places of the maxima, which the epilogue then finishes.
+  void (*max_pool2d_backward)(const Pooling& pooling, const Epilogue& epilogue, int64_t begin, int64_t end);
   // Planes begin … end: pool(h + Δh) − pool(h).
   void (*max_pool2d_difference)(const Pooling& pooling, int64_t begin, int64_t end);
   // Elements begin … end of scale · gradient into a sink; the gradient of the sink's dtype or its wide one.

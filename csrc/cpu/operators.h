@@ -80,6 +80,14 @@ TwoTensors pepita_conv2d_update_cpu(const torch::stable::Tensor& h, const torch:
 // labels (N), int64; a label of −100 leaves its sample out.
 TwoTensors cross_entropy_cpu(const torch::stable::Tensor& outputs, const torch::stable::Tensor& labels, bool mean);
 
+torch::stable::Tensor max_pool2d_forward_cpu(const torch::stable::Tensor& h, const Integers& kernel_size,
+                                             const Integers& stride, const Integers& padding, const Integers& dilation,
+                                             bool ceil_mode);
+torch::stable::Tensor max_pool2d_backward_cpu(const torch::stable::Tensor& signal, const torch::stable::Tensor& h,
+                                              const torch::stable::Tensor& kept, int64_t activation, bool given_output,
+                                              double dropout, const MaybeTensor& seed, const Integers& kernel_size,
+                                              const Integers& stride, const Integers& padding, const Integers& dilation,
+                                              bool ceil_mode);
 torch::stable::Tensor max_pool2d_difference_cpu(const torch::stable::Tensor& h, const torch::stable::Tensor& delta_h,
                                                 const Integers& kernel_size, const Integers& stride,
                                                 const Integers& padding, const Integers& dilation, bool ceil_mode);

@@ -31,6 +31,8 @@ const std::map<std::string, BoxedKernel>& boxed_kernels() {
       {"dfa_conv2d_update", TORCH_BOX(&dfa_conv2d_update_cpu)},
       {"pepita_conv2d_update", TORCH_BOX(&pepita_conv2d_update_cpu)},
       {"cross_entropy", TORCH_BOX(&cross_entropy_cpu)},
+      {"max_pool2d_forward", TORCH_BOX(&max_pool2d_forward_cpu)},
+      {"max_pool2d_backward", TORCH_BOX(&max_pool2d_backward_cpu)},
       {"max_pool2d_difference", TORCH_BOX(&max_pool2d_difference_cpu)},
   };
   return kernels;

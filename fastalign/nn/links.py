@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fastalign.activations import Activation
-from fastalign.nn.plan import ActivationLink, is_watched, single_tensor
+from fastalign.nn.plan import ActivationLink, Link, is_watched, single_tensor
 from fastalign.nn.shapes import as_matrix, in_shape
 from fastalign.nn.tape import Keep, Tape
 from fastalign.ops.autocast import autocasts
@@ -97,7 +97,8 @@ class ActivationPass:
     def has_dropout(self) -> bool:
         return self._p > 0
 
-    def _state(self) -> tuple[Tensor, int, bool, float, Tensor | None]:
+    def state(self) -> tuple[Tensor, int, bool, float, Tensor | None]:
+        """What was kept, the activation, whether that is its output, the probability of dropout, and its seed."""
         seed = self._tape[self._seed] if self._p > 0 else None
         return self.kept, int(self.function), self.given_output, self._p, seed
 
@@ -105,12 +106,12 @@ class ActivationPass:
         """s ⊙ f′(a) ⊙ dropout."""
         if not self.has_effect:
             return signal
-        kept, *arguments = self._state()
+        kept, *arguments = self.state()
         return kernels.activation_backward(signal.to(kept.dtype), kept, *arguments)
 
     def feedback_term(self, signal: Tensor, matrix: Tensor) -> Tensor:
         """(signal · matrixᵀ) ⊙ f′(a) ⊙ dropout: for each sample, or for each of its positions."""
-        kept, *arguments = self._state()
+        kept, *arguments = self.state()
         shape, signal = kept.shape, as_matrix(signal)
         if signal.shape[0] != shape[0]:
             kept = kept.reshape(signal.shape[0], matrix.shape[0])
@@ -119,19 +120,19 @@ class ActivationPass:
 
     def output(self) -> Tensor:
         """f(a) after dropout, computed again where it was not kept."""
-        kept, activation, given_output, p, seed = self._state()
+        kept, activation, given_output, p, seed = self.state()
         return kept if given_output else kernels.activation_forward(kept, activation, p, seed)
 
     def difference(self, delta_a: Tensor) -> Tensor:
         """(f(a + Δa) − f(a)) ⊙ dropout."""
         if not self.has_effect:
             return delta_a
-        kept, activation, _, p, seed = self._state()
+        kept, activation, _, p, seed = self.state()
         return kernels.activation_difference(kept, delta_a.reshape(kept.shape).to(kept.dtype), activation, p, seed)
 
     def linear_difference(self, delta: Tensor, weight: Tensor) -> Tensor:
         """(f(a + delta · weightᵀ) − f(a)) ⊙ dropout."""
-        kept, activation, _, p, seed = self._state()
+        kept, activation, _, p, seed = self.state()
         delta, weight = delta.to(kept.dtype), weight.to(kept.dtype)
         if not self.has_effect:
             return delta @ weight.T
@@ -215,9 +216,6 @@ class ModulePass:
         """m(h + Δh) − m(h)."""
         module, h = self._module, self._tape[self._input]
         delta = delta.reshape(h.shape)
-        if isinstance(module, torch.nn.MaxPool2d) and h.dim() == 4:
-            window = [_pair(v) for v in (module.kernel_size, module.stride, module.padding, module.dilation)]
-            return kernels.max_pool2d_difference(h, delta.to(h.dtype), *window, module.ceil_mode)
         if isinstance(module, _LINEAR):
             return module(delta)
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
@@ -237,6 +235,50 @@ class ModulePass:
                     f"PEPITA: {type(module).__name__} in training mode takes its statistics from the batch, "
                     "which the modulated pass changes; expected it in eval mode"
                 )
+
+
+class PoolingPass(ModulePass):
+    """Max-pooling during one step. On a CPU it keeps its input alone: the way back finds the maxima once more."""
+
+    _module: torch.nn.MaxPool2d
+
+    def forward(self, h: Tensor, keep: Keep, sends_signal: bool = True) -> Tensor:
+        self._by_kernels = h.is_cpu and h.is_floating_point() and self._has_window(h) and not is_watched(self._module)
+        if not self._by_kernels:
+            return super().forward(h, keep, sends_signal)
+        if keep:
+            self._input = self._tape.keep(h)
+        return kernels.max_pool2d_forward(h, *self._window())
+
+    def backward(self, signal: Tensor, activation: ActivationPass | None = None) -> Tensor:
+        """The signal at its input, or at that of the activation before it."""
+        if not self._by_kernels:
+            signal = super().backward(signal)
+            return signal if activation is None else activation.backward(signal)
+        h = self._tape[self._input]
+        kept, *arguments = (h, int(Activation.IDENTITY), False, 0.0, None) if activation is None else activation.state()
+        return kernels.max_pool2d_backward(signal.to(h.dtype), h, kept, *arguments, *self._window())
+
+    def difference(self, delta: Tensor) -> Tensor:
+        h = self._tape[self._input]
+        if not self._has_window(h):
+            return super().difference(delta)
+        return kernels.max_pool2d_difference(h, delta.reshape(h.shape).to(h.dtype), *self._window())
+
+    def _has_window(self, h: Tensor) -> bool:
+        return h.dim() == 4 and not self._module.return_indices
+
+    def _window(self) -> tuple[list[int], list[int], list[int], list[int], bool]:
+        m = self._module
+        return _pair(m.kernel_size), _pair(m.stride), _pair(m.padding), _pair(m.dilation), m.ceil_mode
+
+
+def pass_of(link: Link, tape: Tape) -> ActivationPass | ModulePass:
+    """A link during one step."""
+    if isinstance(link, ActivationLink):
+        return ActivationPass(link, tape)
+    pools = type(link.module) is torch.nn.MaxPool2d
+    return PoolingPass(link.module, tape) if pools else ModulePass(link.module, tape)
 
 
 def _keeps_graph() -> bool:

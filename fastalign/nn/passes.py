@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fastalign import reference
 from fastalign.activations import Activation
-from fastalign.nn.links import ActivationPass, ModulePass, accepts, observe
-from fastalign.nn.plan import ActivationLink, Link, Stage, is_watched
+from fastalign.nn.links import ActivationPass, ModulePass, PoolingPass, accepts, observe, pass_of
+from fastalign.nn.plan import Link, Stage, is_watched
 from fastalign.nn.shapes import as_matrix, in_shape
 from fastalign.nn.tape import Keep, Tape
 from fastalign.ops.autocast import autocast
@@ -82,11 +82,7 @@ class LayerPass:
         return h
 
     def _add(self, link: Link) -> ActivationPass | ModulePass:
-        run = (
-            ActivationPass(link, self._tape)
-            if isinstance(link, ActivationLink)
-            else ModulePass(link.module, self._tape)
-        )
+        run = pass_of(link, self._tape)
         self._links.append(run)
         return run
 
@@ -250,7 +246,13 @@ class LayerPass:
 
     def take_back(self, signal: Tensor) -> Tensor:
         """A signal at the stage's output, taken back to δ_l at the preactivation by the links' own derivatives."""
-        for link in reversed(self._links):
+        links = [*self._links]
+        while links:
+            link = links.pop()
+            if isinstance(link, PoolingPass) and links and isinstance(activation := links[-1], ActivationPass):
+                links.pop()
+                signal = link.backward(signal, activation)
+                continue
             signal = link.backward(signal)
             if isinstance(link, ModulePass):
                 self._add_local_gradients(link.take_gradients())

@@ -14,6 +14,7 @@ from torch import Tensor
 from fastalign import reference
 
 _CONVOLUTION = "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, int groups"
+_WINDOW = "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode"
 
 SCHEMAS = {
     "activation_forward": "(Tensor a, int activation, float dropout, Tensor? seed) -> Tensor",
@@ -46,8 +47,10 @@ SCHEMAS = {
     "pepita_conv2d_update": f"(Tensor h, Tensor h_mod, Tensor x_mod, {_CONVOLUTION}) -> (Tensor, Tensor)",
     "modulate_input": "(Tensor x, Tensor error, Tensor projection, float sign) -> Tensor",
     "cross_entropy": "(Tensor outputs, Tensor labels, bool mean) -> (Tensor, Tensor)",
-    "max_pool2d_difference": "(Tensor h, Tensor delta_h, int[2] kernel_size, int[2] stride, int[2] padding,"
-    " int[2] dilation, bool ceil_mode) -> Tensor",
+    "max_pool2d_forward": f"(Tensor h, {_WINDOW}) -> Tensor",
+    "max_pool2d_backward": "(Tensor signal, Tensor h, Tensor kept, int activation, bool given_output, float dropout,"
+    f" Tensor? seed, {_WINDOW}) -> Tensor",
+    "max_pool2d_difference": f"(Tensor h, Tensor delta_h, {_WINDOW}) -> Tensor",
 }
 
 
@@ -149,8 +152,12 @@ def _cross_entropy(outputs: Tensor, _labels: Tensor, _mean: bool) -> tuple[Tenso
     return outputs.new_empty((), dtype=wide), outputs.new_empty(outputs.shape)
 
 
-def _max_pool2d_difference(h: Tensor, _delta_h: Tensor, *window: object) -> Tensor:
+def _max_pool2d_forward(h: Tensor, *window: object) -> Tensor:
     return torch.ops.aten.max_pool2d_with_indices(h, *window)[0].contiguous()
+
+
+def _max_pool2d_difference(h: Tensor, _delta_h: Tensor, *window: object) -> Tensor:
+    return _max_pool2d_forward(h, *window)
 
 
 _FAKES: dict[str, Callable[..., object]] = {
@@ -173,6 +180,8 @@ _FAKES: dict[str, Callable[..., object]] = {
     "pepita_conv2d_update": _pepita_conv2d_update,
     "modulate_input": _like_first,
     "cross_entropy": _cross_entropy,
+    "max_pool2d_forward": _max_pool2d_forward,
+    "max_pool2d_backward": _like_second,
     "max_pool2d_difference": _max_pool2d_difference,
 }
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 TANH, RELU = 1, 3
-FOR_A_CPU = {"feedback_steps_"}
+FOR_A_CPU = {"feedback_steps_", "max_pool2d_forward", "max_pool2d_backward"}
 """Ops of steps that are made on a CPU alone; elsewhere the reference computes them."""
 
 

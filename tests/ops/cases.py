@@ -154,6 +154,9 @@ _Case = Callable[[Draw, Size, Options], Arguments]
 # Of a feature map (4, 5, 4) and the input (2, 9, 9) that it comes from.
 _CONVOLUTION = ([3, 2], [2, 2], [1, 0], [1, 2], 2)
 
+# Over a feature map (7, 8), which it pools to (4, 3).
+_WINDOW = ([3, 2], [2, 3], [1, 1], [1, 2], True)
+
 
 def _dfa_conv2d_update(draw: Draw, s: Size, o: Options) -> Arguments:
     kept = draw.kept(Options(o.activation, o.given_output), s.samples, 4, 5, 4)
@@ -313,18 +316,25 @@ CASES: dict[str, _Case] = {
         -0.7,
     ),
     "cross_entropy": lambda draw, s, o: (draw(s.samples, s.classes, scale=3), draw.labels(s.samples, s.classes), True),
+    "max_pool2d_forward": lambda draw, s, o: (draw(s.samples, 3, 7, 8), *_WINDOW),
+    "max_pool2d_backward": lambda draw, s, o: (
+        draw(s.samples, 3, 4, 3),
+        draw(s.samples, 3, 7, 8),
+        draw.kept(o, s.samples, 3, 7, 8),
+        o.activation,
+        o.given_output,
+        o.dropout,
+        o.seed,
+        *_WINDOW,
+    ),
     "max_pool2d_difference": lambda draw, s, o: (
         draw(s.samples, 3, 7, 8),
         draw(s.samples, 3, 7, 8, scale=0.1),
-        [3, 2],
-        [2, 3],
-        [1, 1],
-        [1, 2],
-        True,
+        *_WINDOW,
     ),
 }
 
-ON_CPU_ALONE = {"feedback_steps_"}
+ON_CPU_ALONE = {"feedback_steps_", "max_pool2d_forward", "max_pool2d_backward"}
 WITH_ACTIVATION = [op for op in CASES if "activation" in SCHEMAS[op]]
 WITH_OUTPUT = [op for op in CASES if "given_output" in SCHEMAS[op]]
 WITH_DROPOUT = [op for op in CASES if "dropout" in SCHEMAS[op]]

@@ -92,7 +92,7 @@ FREE = {
     ("pepita_linear_update", "x_mod", 1),
     ("cross_entropy", "outputs", 1),
 }
-ANY_SHAPE = {"activation_forward"}
+ANY_SHAPE = {"activation_forward", "max_pool2d_forward"}
 ANY_RANK = {"activation_backward", "activation_difference"}
 
 

@@ -61,6 +61,8 @@ def run_all() -> None:
             for window in WINDOWS:
                 h, delta = (guard(torch.randn(2, 2, 5, 40).to(dtype)) for _ in range(2))
                 torch.ops.fastalign.max_pool2d_difference(h, delta, *window)
+                pooled = guard(torch.ops.fastalign.max_pool2d_forward(h, *window))
+                torch.ops.fastalign.max_pool2d_backward(pooled, h, delta, 1, False, 0.0, None, *window)
     print("done")
 
 

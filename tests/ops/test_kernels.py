@@ -22,6 +22,7 @@ from cases import (
 )
 from compare import assert_as_accurate
 
+from fastalign import reference
 from fastalign.activations import Activation
 from fastalign.descent import Descent
 from fastalign.ops.schemas import kernels
@@ -244,20 +245,19 @@ def test_convolution_of_what_is_no_number(backend: Backend, value: float, dtype:
     check(backend, "conv2d_update", (h, x, [3, 3], [1, 1], [0, 0], [1, 1], 1, 0.5, True))
 
 
-@pytest.mark.parametrize(
-    "window",
-    [
-        ([2, 2], [2, 2], [0, 0], [1, 1], False),
-        ([3, 3], [2, 2], [0, 0], [1, 1], False),
-        ([3, 3], [2, 2], [1, 1], [1, 1], True),
-        ([3, 2], [1, 3], [1, 0], [2, 1], False),
-        ([2, 2], [3, 3], [1, 1], [3, 3], True),
-        ([3, 5], [1, 1], [1, 2], [1, 1], False),
-        ([2, 2], [2, 2], [1, 1], [1, 3], False),
-        ([1, 9], [2, 1], [0, 4], [1, 1], False),
-    ],
-    ids=str,
-)
+WINDOWS: list[Arguments] = [
+    ([2, 2], [2, 2], [0, 0], [1, 1], False),
+    ([3, 3], [2, 2], [0, 0], [1, 1], False),
+    ([3, 3], [2, 2], [1, 1], [1, 1], True),
+    ([3, 2], [1, 3], [1, 0], [2, 1], False),
+    ([2, 2], [3, 3], [1, 1], [3, 3], True),
+    ([3, 5], [1, 1], [1, 2], [1, 1], False),
+    ([2, 2], [2, 2], [1, 1], [1, 3], False),
+    ([1, 9], [2, 1], [0, 4], [1, 1], False),
+]
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
 @pytest.mark.parametrize("size", [(11, 9), (5, 24), (7, 75)], ids=str)
 @dtypes
 def test_pooling(backend: Backend, size: tuple[int, int], window: Arguments, dtype: torch.dtype) -> None:
@@ -268,6 +268,24 @@ def test_pooling(backend: Backend, size: tuple[int, int], window: Arguments, dty
     check(backend, "max_pool2d_difference", (ties, 0.25 * delta, *window))
     ties[0, 0, 4, 4], ties[1, 1, 3, 3], delta[2, 0, 2, 2] = float("nan"), float("inf"), float("nan")
     check(backend, "max_pool2d_difference", (ties, delta, *window))
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize("size", [(11, 9), (5, 24), (7, 75)], ids=str)
+@dtypes
+def test_pooling_and_back(backend: Backend, size: tuple[int, int], window: Arguments, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(3, 2, *size, generator=generator).to(dtype)
+    ties = torch.randint(0, 2, h.shape, generator=generator).to(dtype)
+    seed = torch.tensor([5])
+    odd = ties.clone()
+    odd[0, 0, 4, 4], odd[1, 1, :3, :3], odd[2, 0, 2, 2] = float("nan"), float("-inf"), float("inf")
+    for values in (h, ties, odd):
+        check(backend, "max_pool2d_forward", (values, *window))
+        signal = torch.randn(reference.max_pool2d_forward(values, *window).shape, generator=generator).to(dtype)
+        check(backend, "max_pool2d_backward", (signal, values, values, Activation.IDENTITY, True, 0.0, None, *window))
+        a = torch.randn(h.shape, generator=generator).to(dtype)
+        check(backend, "max_pool2d_backward", (signal, values, a, Activation.SILU, False, 0.5, seed, *window))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

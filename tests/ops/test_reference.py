@@ -147,6 +147,19 @@ def test_convolution_update() -> None:
     assert torch.allclose(pepita, expected / (2 * 3 * 4))
 
 
+def test_pooling_back() -> None:
+    """By autograd, through an activation and through windows that overlap."""
+    a = draw(2, 3, 5, 7).requires_grad_()
+    window = ([3, 2], [2, 1], [1, 0], [1, 2], False)
+    h = torch.tanh(a)
+    pooled = reference.max_pool2d_forward(h, *window)
+    signal = draw(*pooled.shape, seed=1)
+    (expected,) = torch.autograd.grad(torch.nn.functional.max_pool2d(h, *window), a, signal)
+    for kept, given_output in ((h, True), (a, False)):
+        values = (signal, h.detach(), kept.detach(), Activation.TANH, given_output, 0.0, None)
+        assert torch.allclose(reference.max_pool2d_backward(*values, *window), expected)
+
+
 def test_pooling_difference() -> None:
     h, delta = draw(1, 1, 4, 4), draw(1, 1, 4, 4, seed=1)
     window = ([2, 2], [2, 2], [0, 0], [1, 1], False)

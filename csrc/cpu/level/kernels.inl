@@ -52,6 +52,8 @@ const Kernels kernels = {
     linear_update,
     convolution_update,
     cross_entropy,
+    max_pool2d_forward,
+    max_pool2d_backward,
     max_pool2d_difference,
     descend,
 };
