@@ -130,8 +130,10 @@ class TrainStep:
     def _step_of_any_kind(self, x: Tensor, y: Tensor) -> Tensor:
         inputs = (x, y)
         kind = self._kind_of(inputs)
-        replay = self._replays.get(kind)
+        replay = None
         self._last_native = None
+        if kind in self._replays:
+            replay = self._replays[kind] = self._replays.pop(kind)  # in the order of their use
         if replay is not None:
             still_holds = replay.changes == self._sink.changes and replay.watch.holds()
             found = replay.program(x, y) if still_holds else []
@@ -176,7 +178,7 @@ class TrainStep:
         """A step like any other, which leaves its replay behind."""
         watch = self.network.watched(inputs[0].shape[0])
         if watch is None or (self._needs_target and self.network.classes > _MOST_CLASSES):
-            self._replays[kind] = None
+            self._remember(kind, None)
             return self._step(inputs)
         parameters: list[Tensor] = []
 
@@ -196,11 +198,15 @@ class TrainStep:
         if program is not None and graphs is not None:
             program = CapturedProgram(program, graphs)
         if self._sink.changes == changes:  # else the step made state, which a replay would not keep
-            if len(self._replays) == _MOST_REPLAYS:
-                self._replays.clear()
-            self._replays[kind] = program and _Replay(program, parameters, stepping, watch, changes)
+            self._remember(kind, program and _Replay(program, parameters, stepping, watch, changes))
         self._finish(parameters, gradients, stepping)
         return loss
+
+    def _remember(self, kind: object, replay: _Replay | None) -> None:
+        """The replay of a new kind, None where it has none; the kind that has not come for longest makes room."""
+        if len(self._replays) == _MOST_REPLAYS:
+            del self._replays[next(iter(self._replays))]
+        self._replays[kind] = replay
 
     def _calculate(self, x: Tensor, y: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, dict[Tensor, Tensor]]:
         """Loss, outputs and the gradients that are left to the optimizer. target: what the rules take of y."""
