@@ -6,6 +6,7 @@ from fastalign.analysis.angles import alignment_angles, angle, gradient_angles
 from fastalign.analysis.distributions import WeightDistribution, fit_distributions
 from fastalign.analysis.embedding import tsne
 from fastalign.analysis.networks import activities, weight_norms, weights_of
+from fastalign.analysis.runs import read_metrics
 from fastalign.analysis.slowness import Plateau, fit_plateau
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "fit_distributions",
     "fit_plateau",
     "gradient_angles",
+    "read_metrics",
     "tsne",
     "weight_norms",
     "weights_of",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastalign.analysis.networks import evaluated, stages_of, weights_of
+from fastalign.analysis.networks import check_learns_by_rule, evaluated, stages_of, weights_of
 from fastalign.nn import Sequential
 from fastalign.nn.plan import ActivationLink, Stage
 from fastalign.rules import FA
@@ -39,7 +39,11 @@ def alignment_angles(network: Sequential) -> dict[int, float]:
 
     Not in the result: layers without a fixed matrix, and those whose way to the output leads through anything but
     linear layers, their activations and dropout, and flattening. Shapes of F and B are those of the network.
+
+    Raises:
+        TypeError: the network is no fastalign.nn.Sequential.
     """
+    check_learns_by_rule(network)
     stages = stages_of(network)
     fixed = (network.projection if _only_reshapes(stages[0]) else None, *network.feedback)
     found: dict[int, float] = {}
@@ -74,8 +78,10 @@ def gradient_angles(
         The angles; without layers that are frozen or that the rule leaves as they are.
 
     Raises:
+        TypeError: the network is no fastalign.nn.Sequential.
         ValueError: as the network's forward.
     """
+    check_learns_by_rule(network)
     weights = {number: [p for p in matrices if p.requires_grad] for number, matrices in weights_of(network).items()}
     wanted = [p for matrices in weights.values() for p in matrices]
     with evaluated(network), torch.enable_grad():

@@ -12,13 +12,31 @@ from torch import Tensor
 from fastalign.nn import Sequential
 from fastalign.nn.plan import Stage, make_plan
 
+CONVERT = "fastalign.convert(network, rule=...) makes one of it, with the same weights"
 
-def stages_of(network: Sequential) -> list[Stage]:
-    """What stands before the first layer, then layer 1, 2, …, each with what follows it."""
+
+def stages_of(network: torch.nn.Sequential) -> list[Stage]:
+    """What stands before the first layer, then layer 1, 2, …, each with what follows it.
+
+    Raises:
+        TypeError: another module, whose children need not be its forward pass.
+    """
+    if not isinstance(network, torch.nn.Sequential):
+        raise TypeError(f"network: expected a fastalign.nn.Sequential, got {_name_of(network)}: {CONVERT}")
     return make_plan(network.children())
 
 
-def weights_of(network: Sequential) -> dict[int, list[Tensor]]:
+def check_learns_by_rule(network: Sequential) -> None:
+    """Refuse a network that knows no rule.
+
+    Raises:
+        TypeError: it is no fastalign.nn.Sequential.
+    """
+    if not isinstance(network, Sequential):
+        raise TypeError(f"network: expected a fastalign.nn.Sequential with a rule, got {_name_of(network)}: {CONVERT}")
+
+
+def weights_of(network: torch.nn.Sequential) -> dict[int, list[Tensor]]:
     """By layer, its weight matrix or kernel, or all those of a block; biases and other vectors are left out."""
     weights = {
         number: [p for p in stage.parameters() if p.dim() > 1] for number, stage in enumerate(stages_of(network))
@@ -26,7 +44,7 @@ def weights_of(network: Sequential) -> dict[int, list[Tensor]]:
     return {number: matrices for number, matrices in weights.items() if matrices}
 
 
-def weight_norms(network: Sequential) -> dict[int, float]:
+def weight_norms(network: torch.nn.Sequential) -> dict[int, float]:
     """By layer, the Frobenius norm √(Σ w²) of its weights."""
     return {
         number: math.sqrt(sum(matrix.detach().double().square().sum().item() for matrix in matrices))
@@ -35,7 +53,7 @@ def weight_norms(network: Sequential) -> dict[int, float]:
 
 
 @torch.no_grad()
-def activities(network: Sequential, x: Tensor) -> dict[int, Tensor]:
+def activities(network: torch.nn.Sequential, x: Tensor) -> dict[int, Tensor]:
     """By layer, its activity as the next layer receives it, (N, ...), in evaluation mode: 0 is x, L the output."""
     found = {}
     with evaluated(network):
@@ -43,6 +61,11 @@ def activities(network: Sequential, x: Tensor) -> dict[int, Tensor]:
             x = stage.run(x)
             found[number] = x
     return found
+
+
+def _name_of(network: object) -> str:
+    kind = type(network)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastalign import data, nn, rules
+from fastalign import analysis, convert, data, nn, rules
 from fastalign.analysis import alignment_angles, angle, gradient_angles
 from fastalign.experiments.digits import MLP
 from fastalign.training.loop import Trainer
@@ -141,3 +141,18 @@ def test_direct_feedback_alignment_aligns() -> None:
         assert before[layer] == pytest.approx(90, abs=10)
         assert after[layer] < 75
         assert alignment_angles(trainer.network)[layer] < 80
+
+
+def test_a_plain_network_is_refused_with_the_way_to_one_that_is_measured(batch: tuple[Tensor, Tensor]) -> None:
+    plain: Any = torch.nn.Sequential(torch.nn.Linear(12, 20), torch.nn.Tanh(), torch.nn.Linear(20, 5))
+    x, y = batch
+    for measure in (alignment_angles, lambda network: angles_to_gradients(network, x, y)):
+        with pytest.raises(TypeError, match=r"network: .*got torch\.nn\..*\.Sequential: fastalign\.convert\(network"):
+            measure(plain)
+        assert measure(convert(plain, rule="dfa"))
+    assert analysis.weight_norms(plain).keys() == {1, 2}  # for which a chain is enough
+    assert [tuple(h.shape) for h in analysis.activities(plain, x).values()] == [(30, 12), (30, 20), (30, 5)]
+    other: Any = torch.nn.Bilinear(2, 2, 2)
+    for of_a_chain in (analysis.weights_of, analysis.weight_norms, lambda network: analysis.activities(network, x)):
+        with pytest.raises(TypeError, match=r"got torch\.nn\..*\.Bilinear: fastalign\.convert\(network"):
+            of_a_chain(other)
