@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from fastalign.training.network import (
     set_first_layer_frozen,
     set_rule,
 )
-from fastalign.training.observers import Observer
+from fastalign.training.observers import Observer, observed
 from fastalign.training.optimizers import learning_rate_at, make_optimizer
 from fastalign.training.recipe import Recipe
 from fastalign.training.regularisation import adversarial, limit_norms
@@ -96,7 +96,7 @@ class Trainer:
                 self.network, loss=self._loss_name, optimizer=self.optimizer, reduction=recipe.reduction
             )
 
-        self.observers: Mapping[str, Observer] = {}
+        self.observers: dict[str, Observer] = {}
         """What they tell after each epoch is in its `Metrics.observations`, by the same names."""
 
         self.permutations = torch.Generator().manual_seed(seed)
@@ -150,7 +150,7 @@ class Trainer:
             test_error=error_of(self.network, self.splits.test, self.processes),
             seconds=so_far.seconds,
             lr=learning_rate,
-            observations={name: observe(self.network) for name, observe in self.observers.items()},
+            observations=observed(self.network, self.observers),
         )
         self.epochs_done = epoch
         if epoch == self.recipe.frozen_epochs:

@@ -5,15 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from fastalign.analysis import alignment_angles, gradient_angles, weight_norms
+from fastalign.analysis.networks import evaluated
 from fastalign.data import Dataset
 from fastalign.nn import Sequential
 from fastalign.training.losses import Loss
 
 Observer = Callable[[Sequential], Mapping[int, float]]
-"""Tells a value for each layer of a network and leaves it as it is."""
+"""Tells a value for each layer of a network, 0 for the whole of it; leaves it as it is, and draws no random number."""
 
 # So few samples cost as much as a few steps.
 OBSERVED_SAMPLES = 256
+
+
+def observed(network: Sequential, observers: Mapping[str, Observer]) -> dict[str, dict[int, float]]:
+    """What each observer tells of the network, in evaluation mode, by its name.
+
+    Raises:
+        TypeError: one tells something else than numbers by layer.
+    """
+    found = {}
+    with evaluated(network):
+        for name, observe in observers.items():
+            told = observe(network)
+            try:
+                found[name] = {int(layer): float(value) for layer, value in told.items()}
+            except (AttributeError, TypeError, ValueError) as error:
+                raise TypeError(f"observers: expected of {name!r} a number for each layer, got {told!r}") from error
+    return found
 
 
 def standard_observers(train: Dataset, loss: Loss, reduction: str) -> dict[str, Observer]:

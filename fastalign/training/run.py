@@ -23,7 +23,7 @@ from fastalign.training.distributed import Processes
 from fastalign.training.folder import RunFolder
 from fastalign.training.loop import Trainer
 from fastalign.training.metrics import Metrics
-from fastalign.training.observers import standard_observers
+from fastalign.training.observers import Observer, observed, standard_observers
 from fastalign.training.progress import Progress
 from fastalign.training.recipe import Recipe
 from fastalign.training.settings import DTYPES, Settings, new_settings, resumed_settings
@@ -42,23 +42,29 @@ def train(
     data_directory: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: Progress,
+    observers: Mapping[str, Observer] | None = None,
 ) -> list[Metrics]:
     """Train until the recipe's end or the number of epochs given, and return the metrics of every epoch.
 
     given: settings by name (epochs, batch_size, lr, seed, device, dtype, freeze_filters, observe, fused_step); what is
-    missing or None is the recipe's, or the run's where one is resumed. After a kill at any moment, `resume` gives the
-    same bits as a run that nothing stopped. Under torchrun every process calls this; the first one writes.
+    missing or None is the recipe's, or the run's where one is resumed. observers: functions of the network by name,
+    each of which tells a value for each layer after each epoch, for `Metrics.observations`, beside those of `observe`;
+    they are not saved, a run that is resumed is given them again. After a kill at any moment, `resume` gives the same
+    bits as a run that nothing stopped. Under torchrun every process calls this; the first one writes.
 
     Raises:
         Interrupted: Ctrl-C came; what was done is saved.
         UserError: settings, data or folder do not allow the run; what the folder holds is as it was.
+        TypeError: an observer tells something else than numbers by layer.
     """
     processes = Processes.from_environment()
     folder = RunFolder(out)
     settings = new_settings(recipe, rule, given, processes.count)
     splits = data.load(recipe.dataset, data_directory)
     with processes.connected():
-        history, finished = _train_in_folder(recipe, settings, given, splits, folder, resume, processes, progress)
+        history, finished = _train_in_folder(
+            recipe, settings, given, splits, folder, resume, processes, progress, observers or {}
+        )
     if not finished:
         raise Interrupted
     return history
@@ -73,6 +79,7 @@ def _train_in_folder(
     resume: bool,
     processes: Processes,
     progress: Progress,
+    observers: Mapping[str, Observer],
 ) -> tuple[list[Metrics], bool]:
     """Begin or resume the run; the metrics of every epoch, and whether it came to its end."""
     with ExitStack() as stack:
@@ -83,7 +90,9 @@ def _train_in_folder(
         config = _config(recipe, settings, splits, saved)
         trainer = _make_trainer(recipe, settings, splits, processes)
         if settings.observe:
-            trainer.observers = standard_observers(trainer.splits.train, trainer.loss, recipe.reduction)
+            trainer.observers.update(standard_observers(trainer.splits.train, trainer.loss, recipe.reduction))
+        observed(trainer.network, observers)  # what cannot be noted is known before anything is trained
+        trainer.observers.update(observers)
         history = _restore(trainer, folder) if saved else []
         processes.on_first(lambda: folder.save_config(config))
         finished = _train_on(trainer, settings.epochs, history, folder, progress)

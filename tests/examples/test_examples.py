@@ -17,6 +17,7 @@ MOST = {
     "own_data": [8],
     "convert_network": [8],
     "new_rule": [10],
+    "own_experiment": [8],
     "alignment_plot": [8, 10],
     "residual_network": [8],
     "transformer": [8],
@@ -47,5 +48,7 @@ def test_an_example_learns(name: str, tmp_path: Path) -> None:
     if name == "alignment_plot":
         assert (tmp_path / "gradient_angle.png").read_bytes().startswith(b"\x89PNG")
         assert "</svg>" in (tmp_path / "alignment_angle.svg").read_text(encoding="utf-8")
+    elif name == "own_experiment":
+        assert (tmp_path / "runs/own/saturated.png").read_bytes().startswith(b"\x89PNG")
     else:
         assert list(tmp_path.iterdir()) == []

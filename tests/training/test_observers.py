@@ -4,14 +4,16 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch.nn.functional as F
 
 from fastalign import data
-from fastalign.analysis import gradient_angles
+from fastalign.analysis import gradient_angles, read_metrics
 from fastalign.data import Splits
 from fastalign.experiments.digits import MLP
+from fastalign.nn import Sequential
 from fastalign.training.loop import Trainer
 from fastalign.training.metrics import Metrics, MetricsLog
 from fastalign.training.observers import standard_observers
@@ -78,3 +80,32 @@ def test_a_run_notes_them_and_still_does_when_resumed(tmp_path: Path) -> None:
     history = run(2, resume=True)
     assert [set(metrics.observations) for metrics in history] == [NAMES, NAMES]
     assert MetricsLog(tmp_path / "run/metrics.jsonl").read() == history
+
+
+def mine(network: Sequential) -> dict[int, float]:
+    assert not network.training
+    *_, weight, _ = network.parameters()
+    return {0: 1.5, 3: weight.norm().item()}
+
+
+def test_functions_of_the_users_are_noted_with_the_others_and_without(tmp_path: Path) -> None:
+    observers = {"mine": mine}
+
+    def run(out: str, resume: bool = False, **given: Any) -> list[Metrics]:
+        given = {"epochs": 1, "device": "cpu", **given}
+        return train(MLP, "dfa", given, out=tmp_path / out, resume=resume, progress=Progress(), observers=observers)
+
+    (alone,) = run("alone")
+    (together,) = run("together", observe=True)
+    assert alone.observations.keys() == {"mine"}
+    assert alone.observations["mine"] == {0: 1.5, 3: pytest.approx(together.observations["weight_norm"][3])}
+    assert together.observations.keys() == {*NAMES, "mine"}
+    assert [metrics.observations.keys() for metrics in run("alone", resume=True, epochs=2)] == [{"mine"}] * 2
+    assert read_metrics(tmp_path / "together") == [together]
+
+
+@pytest.mark.parametrize("told", [1.5, {1: "much"}, {"first": 1.0}, None])
+def test_an_observer_that_tells_no_numbers_is_named_before_anything_is_trained(tmp_path: Path, told: Any) -> None:
+    with pytest.raises(TypeError, match="observers: expected of 'mine' a number for each layer, got"):
+        train(MLP, "dfa", {}, out=tmp_path / "run", progress=Progress(), observers={"mine": lambda network: told})
+    assert list((tmp_path / "run").iterdir()) == []

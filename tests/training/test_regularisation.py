@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +10,12 @@ import torch.nn.functional as F
 from fastalign import data, nn
 from fastalign.data import Dataset, Splits, shuffled
 from fastalign.experiments import experiment
+from fastalign.training.checkpoint import load_checkpoint
 from fastalign.training.loop import Trainer
 from fastalign.training.losses import binary_cross_entropy
+from fastalign.training.progress import Progress
 from fastalign.training.regularisation import adversarial, limit_norms
+from fastalign.training.run import train
 
 ADVERSARIAL = replace(experiment("digits/mlp"), adversarial_epsilon=0.08, loss="binary_cross_entropy", reduction="sum")
 
@@ -83,3 +87,12 @@ def test_norms_are_bounded_before_every_step(splits: Splits) -> None:
     for weight in (first, *others):
         assert weight.norm(dim=1).max() < 0.5001
         assert weight.norm(dim=0).max() < 0.4001
+
+
+def test_a_run_bounds_the_norms_of_a_recipe_that_is_given_some(tmp_path: Path) -> None:
+    recipe = replace(experiment("digits/mlp"), max_norms=(0.5, 0.4))
+    train(recipe, "dfa", {"epochs": 1, "lr": 1e-9, "device": "cpu"}, out=tmp_path, progress=Progress())
+    model = load_checkpoint(tmp_path / "checkpoint")["model"]
+    norms = [value.norm(dim=0).max().item() for name, value in model.items() if name.endswith("weight")]
+    assert len(norms) == 3
+    assert max(norms) == pytest.approx(0.4, abs=1e-4)
