@@ -7,7 +7,8 @@ training error is 0.01 %; biases everywhere; input in [0, 1], for convolutional 
 
 Initialisation: tanh and logistic nets start from zero weights and biases under FA and DFA, from U(±1/√fan_in) under BP;
 ReLU nets start from U(±1/√fan_in) under every rule. DFA's feedback is U(±1/√n_l), FA's a copy of the weights before
-they are set to zero. (The published code leaves the first layer of a dense net under FA at U(±1/√fan_in).)
+they are set to zero. (The published code leaves the first layer of a dense net under FA at U(±1/√fan_in). It also stops
+later, when a running mean of the training error is 0.01 %: `Recipe.stop_by_running_mean`, which no row has.)
 
 dropout: 0.1 on the input, 0.5 on hidden layers. adversarial: trained only on x + 0.08 · sign(∂E/∂x), the gradient by
 true backpropagation under every rule. conv: 5 × 5 convolutions of 96, 128 and 256 filters, padded by 2, each with tanh

@@ -61,7 +61,8 @@ class Table:
     """A table of a paper, or a single result in its text.
 
     measure: what is compared, "error" or "accuracy" on the test set. rows: by the name of the experiment, what is
-    published by the column's name. note: what to know beside it.
+    published by the column's name. note: what to know beside it. also_after: so many epochs, of which the table tells
+    too.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: Mapping[str, Mapping[str, Published]]
     note: str = ""
+    also_after: int | None = None
 
     @property
     def usual_rows(self) -> None:
@@ -99,6 +101,7 @@ def _table(
     cells: str,
     from_memory: bool = False,
     note: str = "",
+    also_after: int | None = None,
 ) -> Table:
     """cells: a line for each row, the experiment and then a cell for each of the first columns, between bars."""
     rows = {}
@@ -107,7 +110,7 @@ def _table(
         rows[experiment] = {
             column.name: Published.read(text, from_memory) for column, text in zip(columns, published, strict=False)
         }
-    return Table(name, title, measure, columns, rows, note)
+    return Table(name, title, measure, columns, rows, note, also_after)
 
 
 # Nøkland's cells are from memory, consistent with every number in the paper's running text.
@@ -162,6 +165,7 @@ A_IFA = _table(
     "error",
     (IFA,),
     "nokland/mnist-4x100-tanh | 3.9",
+    also_after=100,
 )
 B1 = _table(
     "B1",

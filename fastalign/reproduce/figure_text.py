@@ -7,7 +7,9 @@ import io
 import math
 from statistics import mean, stdev
 
+from fastalign.experiments import experiment
 from fastalign.reproduce.figure import Figure, Runs
+from fastalign.reproduce.render import why_early
 
 CSV_COLUMNS = (
     *("figure", "experiment", "column", "label", "quantity"),
@@ -77,8 +79,12 @@ def _lines(figure: Figure, runs: Runs) -> list[list[str]]:
             line.append(_with_deviation(values.get(quantity, [])))
             if quantity in known:
                 line.append(figure.published.get(label, {}).get(quantity, ""))
-        epochs = sorted({len(run.history) for run in runs[label]})
-        lines.append([*line, "–".join(map(str, dict.fromkeys((epochs[0], epochs[-1])))), str(len(runs[label]))])
+        seeds = runs[label]
+        lengths = sorted({len(run.history) for run in seeds})
+        epochs = "–".join(map(str, dict.fromkeys((lengths[0], lengths[-1]))))
+        recipe = experiment(seeds[0].experiment)
+        stopped = sum(recipe.stopped_early(run.history) for run in seeds)
+        lines.append([*line, epochs + why_early(recipe, stopped, len(seeds)), str(len(seeds))])
     return lines
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from statistics import mean
 
 from fastalign.experiments import experiment
 from fastalign.experiments.published import Column, Published, Table
 from fastalign.reproduce.jobs import row_name
 from fastalign.reproduce.result import Cell, Histories, cell
+from fastalign.training.recipe import Recipe
 
-LINES = ("ours", "epochs", "published", "difference")
 CSV_COLUMNS = (
     *("table", "experiment", "column", "measure"),
-    *("ours", "deviation", "seeds", "fewest_epochs", "most_epochs", "epochs_in_paper"),
+    *("ours", "deviation", "train_error", "seeds", "fewest_epochs", "most_epochs", "epochs_in_paper", "stopped_early"),
     *("published", "published_deviation", "published_train_error", "published_from_memory"),
     *("difference", "verdict"),
 )
@@ -22,7 +23,7 @@ WITHIN = (
     "within, outside: twice the joint standard deviation (ours of one seed counted as none); "
     "short: fewer epochs than in the paper"
 )
-TRAIN_ERROR = "in brackets: the training error that the paper gives"
+TRAIN_ERROR = "in brackets: the training error; ours is gathered while training, theirs is given in some cells"
 FROM_MEMORY = "† from memory of the paper, to be checked against the PDF"
 
 
@@ -32,7 +33,8 @@ def as_text(table: Table, histories: Histories) -> str:
     widths = [max(len(line[i]) for line in (header, *lines)) for i in range(len(header))]
     rows = ["  ".join(value.ljust(width) for value, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     head = "  ".join(value.ljust(width) for value, width in zip(header, widths, strict=True)).rstrip()
-    blocks = ["\n".join(rows[start : start + len(LINES)]) for start in range(0, len(rows), len(LINES))]
+    height = len(_kinds(table))
+    blocks = ["\n".join(rows[start : start + height]) for start in range(0, len(rows), height)]
     return "\n\n".join([f"{_title(table)}\n\n{head}\n{blocks[0]}", *blocks[1:], "\n".join(_notes(table))]) + "\n"
 
 
@@ -50,12 +52,14 @@ def as_csv(table: Table, histories: Histories) -> str:
     writer.writerow(CSV_COLUMNS)
     for name, column, found in _cells(table, histories):
         published = found.published or Published("", None)
-        ours = [f"{found.mean:.4f}", _number(found.deviation, 4)] if found.values else ["", ""]
+        ours = [""] * 3
+        if found.values:
+            ours = [f"{found.mean:.4f}", _number(found.deviation, 4), f"{mean(found.train_errors):.4f}"]
         writer.writerow(
             [
                 *(table.name, name, column.name, table.measure),
                 *ours,
-                *(len(found.values), *found.epochs, experiment(name).epochs),
+                *(len(found.values), *found.epochs, experiment(name).epochs, found.stopped),
                 *(_number(published.mean, 4), _number(published.deviation, 4), _number(published.train_error, 4)),
                 "" if found.published is None else str(published.from_memory).lower(),
                 *(_number(found.difference, 4), found.verdict),
@@ -76,31 +80,64 @@ def _cells(table: Table, histories: Histories) -> list[tuple[str, Column, Cell]]
 
 def _lines(table: Table, histories: Histories) -> list[list[str]]:
     """The header, and for each row of the table a line of each kind."""
-    cells = {(name, column.name): found for name, column, found in _cells(table, histories)}
-    columns = [column for column in table.columns if any(key[1] == column.name for key in cells)]
+    cells = _cells(table, histories)
+    columns = [column for column in table.columns if any(column == other for _, other, _ in cells)]
     lines = [["", "", *(column.label for column in columns)]]
-    for name in dict.fromkeys(key[0] for key in cells):
-        found = [cells.get((name, column.name)) for column in columns]
-        for kind in LINES:
-            values = [_describe(kind, cell, experiment(name).epochs) if cell else "" for cell in found]
-            lines.append([row_name(name) if kind == LINES[0] else "", kind, *values])
+    for name in dict.fromkeys(name for name, _, _ in cells):
+        found = {
+            column.name: _described(table, experiment(name), column, cell, histories)
+            for row, column, cell in cells
+            if row == name
+        }
+        for number, kind in enumerate(_kinds(table)):
+            values = [found[column.name][number] if column.name in found else "" for column in columns]
+            lines.append(["" if number else row_name(name), kind, *values])
     return lines
 
 
-def _describe(kind: str, cell: Cell, epochs_in_paper: int) -> str:
-    if kind == "published":
-        return _published(cell.published)
-    if not cell.values:
+def _kinds(table: Table) -> list[str]:
+    """The names of a row's lines."""
+    after = [] if table.also_after is None else [f"after {table.also_after} epochs"]
+    return ["ours", *after, "epochs", "published", "difference"]
+
+
+def _described(table: Table, recipe: Recipe, column: Column, found: Cell, histories: Histories) -> list[str]:
+    """A cell in words, a line of each kind."""
+    earlier = [] if table.also_after is None else [cell(table, recipe, column, histories, table.also_after)]
+    before = [_ours(table, then) if then.values else "" for then in earlier]
+    return [_ours(table, found), *before, _epochs(found, recipe), _published(found.published), _difference(found)]
+
+
+def _ours(table: Table, found: Cell) -> str:
+    if not found.values:
         return "no run"
-    if kind == "ours":
-        return _with_deviation(cell.mean, cell.deviation)
-    if kind == "epochs":
-        fewest, most = cell.epochs
-        done = str(most) if fewest == most else f"{fewest}–{most}"
-        return f"{done} of {epochs_in_paper}, {len(cell.values)} seed{'s' if len(cell.values) > 1 else ''}"
-    if cell.difference is None:
+    text = _with_deviation(found.mean, found.deviation)
+    return f"{text} ({mean(found.train_errors):.2f})" if _gives_train_errors(table) else text
+
+
+def _epochs(found: Cell, recipe: Recipe) -> str:
+    if not found.values:
+        return "no run"
+    fewest, most = found.epochs
+    done = str(most) if fewest == most else f"{fewest}–{most}"
+    seeds = len(found.values)
+    return f"{done} of {recipe.epochs}, {seeds} seed{'s' if seeds > 1 else ''}" + why_early(
+        recipe, found.stopped, seeds
+    )
+
+
+def _difference(found: Cell) -> str:
+    if not found.values:
+        return "no run"
+    if found.difference is None:
         return ""
-    return f"{cell.difference:+.2f} {cell.verdict}".strip().replace("-", "−")
+    return f"{found.difference:+.2f} {found.verdict}".strip().replace("-", "−")
+
+
+def why_early(recipe: Recipe, stopped: int, runs: int) -> str:
+    """Why so many of the runs ended before their last epoch, to stand after the epochs; nothing where none did."""
+    which = "" if stopped == runs else f"{stopped} "
+    return f", {which}stopped at ≤ {recipe.stop_at_train_error:g} % training error" if stopped else ""
 
 
 def _published(published: Published | None) -> str:
@@ -119,9 +156,14 @@ def _title(table: Table) -> str:
     return f"{table.title}, test {table.measure} (%), mean ± standard deviation over seeds"
 
 
+def _gives_train_errors(table: Table) -> bool:
+    """Of the tables of errors; B's accuracies have none."""
+    return table.measure == "error"
+
+
 def _notes(table: Table) -> Sequence[str]:
     notes = [WITHIN]
-    if any(published.train_error is not None for row in table.rows.values() for published in row.values()):
+    if _gives_train_errors(table):
         notes.append(TRAIN_ERROR)
     if table.is_from_memory:
         notes.append(FROM_MEMORY)

@@ -19,12 +19,15 @@ Histories = Mapping[tuple[str, str], Sequence[Sequence[Metrics]]]
 class Cell:
     """Ours and theirs, in the table's measure (%).
 
-    values: of the last epoch of each run. epochs: the fewest and the most of any run. is_full: whether every run went
-    as far as the paper's.
+    values: of the last epoch of each run; train_errors: of the same epochs, gathered while training. epochs: the fewest
+    and the most of any run. stopped: how many runs ended early, for their training error had come down to the recipe's
+    limit. is_full: whether every run went as far as the paper's.
     """
 
     values: tuple[float, ...]
+    train_errors: tuple[float, ...]
     epochs: tuple[int, int]
+    stopped: int
     is_full: bool
     published: Published | None
 
@@ -59,13 +62,17 @@ class Cell:
         return "within" if abs(self.difference) <= 2 * spread else "outside"
 
 
-def cell(table: Table, recipe: Recipe, column: Column, histories: Histories) -> Cell:
-    """The cell of this row and column, from the runs that have begun."""
+def cell(table: Table, recipe: Recipe, column: Column, histories: Histories, after: int | None = None) -> Cell:
+    """The cell of this row and column, from the runs that have begun; or as it stood `after` so many epochs."""
     runs = [history for history in histories.get((recipe.name, column.name), ()) if history]
+    if after is not None:
+        runs = [history[:after] for history in runs if len(history) >= after]
     lengths = [len(history) for history in runs]
     return Cell(
         values=tuple(in_measure(history[-1].test_error, table.measure) for history in runs),
+        train_errors=tuple(history[-1].train_error for history in runs),
         epochs=(min(lengths, default=0), max(lengths, default=0)),
+        stopped=sum(map(recipe.stopped_early, runs)),
         is_full=all(len(history) >= recipe.epochs or recipe.is_good_enough(history) for history in runs),
         published=table.rows[recipe.name].get(column.name),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from functools import reduce
 from typing import Any
 
 from fastalign.errors import UserError
@@ -69,6 +70,7 @@ class Recipe:
     reduction: "sum" or "mean" of the loss over the batch; it sets the scale of the output layer's updates.
     decay_epochs: the epochs after which the learning rate is multiplied by `decay`.
     stop_at_train_error: stop after the first epoch whose training error, in percent, is not above this.
+    stop_by_running_mean: compare with it m ← 0.75 m + 0.25 · training error, from m = 100 % on, as dfa-torch does.
     whiten: give the images ZCA-whitened (`fastalign.data.whitening`).
     adversarial_epsilon, max_norms: see `fastalign.training.regularisation`.
     frozen_epochs: for so many epochs the first layer stays as it was drawn, and the others learn by backpropagation.
@@ -93,6 +95,7 @@ class Recipe:
     max_norms: tuple[float, float] | None = None
     frozen_epochs: int = 0
     observe: bool = False
+    stop_by_running_mean: bool = False
 
     def for_rule(self, rule: str) -> RuleRecipe:
         """How `rule` trains here. Raises UserError for a rule this experiment has no recipe for."""
@@ -102,8 +105,16 @@ class Recipe:
 
     def is_good_enough(self, history: Sequence[Metrics]) -> bool:
         """Whether the last of these epochs brought the training error down to where training stops."""
-        target = self.stop_at_train_error
-        return bool(history) and target is not None and history[-1].train_error <= target
+        if not history or self.stop_at_train_error is None:
+            return False
+        error = history[-1].train_error
+        if self.stop_by_running_mean:
+            error = reduce(lambda mean, metrics: 0.75 * mean + 0.25 * metrics.train_error, history, 100.0)
+        return error <= self.stop_at_train_error
+
+    def stopped_early(self, history: Sequence[Metrics]) -> bool:
+        """Whether a run of these epochs ended before the last one for that reason."""
+        return len(history) < self.epochs and self.is_good_enough(history)
 
     def as_json(self, rule: str) -> dict[str, Any]:
         """The recipe with the one rule's part, as it reads back from JSON."""

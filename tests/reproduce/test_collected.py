@@ -96,7 +96,7 @@ def test_the_page_says_what_came_out_and_who_made_it(tmp_path: Path) -> None:
     page = results_page(tmp_path / "results")
     assert "## A1" in page
     assert "## B1" not in page
-    assert "| mnist-1x800-tanh | ours | 1.80 |" in page
+    assert "| mnist-1x800-tanh | ours | 1.80 (0.90) |" in page
     assert "| 1.68 ± 0.05 † |" in page
     assert "- runs on cpu (A processor, 2 cores, torch 2.13.0, commit 0123456789): 1" in page
 

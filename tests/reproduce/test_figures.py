@@ -11,7 +11,7 @@ import torch
 
 from fastalign import cli
 from fastalign.experiments import EXPERIMENTS, experiment
-from fastalign.experiments.published import TABLES, Column
+from fastalign.experiments.published import BP, TABLES, Column
 from fastalign.reproduce.collected import collect, figure_runs_of, load, results_page
 from fastalign.reproduce.figure import TEST_ACCURACY, TEST_ERROR, Figure, Run, observed
 from fastalign.reproduce.figure_text import as_csv, as_markdown, as_text
@@ -86,6 +86,16 @@ def test_the_table_of_a_figure_has_means_deviations_and_what_is_published() -> N
         ("test error (%)", "3.5", "2", "2.0"),
         ("angle (°)", "101", "2", ""),
     ]
+
+
+def test_a_figure_says_which_runs_stopped_early() -> None:
+    cell = ("nokland/mnist-3x400-tanh", BP)
+    figure = Figure("F", "", [cell])
+    whole, stopped = ([Metrics(i + 1, 0.1, error, 2.0, 2.0, 0.1) for i in range(3)] for error in (1.0, 0.01))
+    found = figure.by_label([Run(*cell, 0, stopped)])
+    assert "| 3, stopped at ≤ 0.01 % training error | 1 |" in as_markdown(figure, found)
+    found = figure.by_label([Run(*cell, 0, stopped), Run(*cell, 1, whole)])
+    assert "| 3, 1 stopped at ≤ 0.01 % training error | 2 |" in as_markdown(figure, found)
 
 
 def test_what_was_not_observed_is_left_out() -> None:

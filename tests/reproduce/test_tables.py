@@ -88,6 +88,23 @@ def test_a_run_that_stopped_at_its_training_error_is_full() -> None:
     name = "nokland/mnist-1x800-tanh"
     histories = {(name, "dfa"): [epochs_of(5.0, 1.5, train_error=0.01)]}
     assert cell(TABLE, experiment(name), DFA, histories).verdict == "within"
+    assert "| 2 of 300, 1 seed, stopped at ≤ 0.01 % training error |" in as_markdown(TABLE, histories)
+    histories[name, "dfa"].append(epochs_of(5.0, 1.5))
+    assert "| 2 of 300, 2 seeds, 1 stopped at ≤ 0.01 % training error |" in as_markdown(TABLE, histories)
+    histories[name, "dfa"].append(epochs_of(*[1.5] * 300, train_error=0.01))  # at the last epoch anyway
+    assert cell(TABLE, experiment(name), DFA, histories).stopped == 1
+
+
+def test_the_training_error_stands_in_brackets_beside_errors_and_after_fewer_epochs_where_asked_for() -> None:
+    (name,) = TABLES["A-IFA"].rows
+    runs = [[*epochs_of(*[3.25] * 100, train_error=0.75 + seed), *epochs_of(3.5, train_error=0.125)] for seed in (0, 1)]
+    lines = as_markdown(TABLES["A-IFA"], {(name, "ifa"): [*runs, epochs_of(3.5, train_error=0.125)]}).splitlines()
+    assert lines[4] == "| mnist-4x100-tanh | ours | 3.50 ± 0.00 (0.12) |"
+    assert lines[5] == "|  | after 100 epochs | 3.25 ± 0.00 (1.25) |"  # of the runs that have come so far
+    assert "after 100 epochs |  |" in as_markdown(TABLES["A-IFA"], {(name, "ifa"): [epochs_of(3.5)]})
+    (row,) = csv.DictReader(io.StringIO(as_csv(TABLES["A-IFA"], {(name, "ifa"): runs})))
+    assert (row["train_error"], row["stopped_early"]) == ("0.1250", "0")
+    assert "(" not in as_markdown(TABLE, {(MLP, "bp"): [epochs_of(3.0)]}).splitlines()[4]  # an accuracy
 
 
 def test_a_cell_without_runs_or_without_a_published_mean_has_no_difference() -> None:
@@ -122,7 +139,7 @@ def test_the_table_for_a_terminal() -> None:
     assert "98.5 ± 0.05 (0.03) †" in second[2]
     assert "+0.00 short" in second[3]
     assert "† from memory" in notes
-    assert "in brackets" in notes
+    assert "in brackets" not in notes
 
 
 def test_markdown_and_csv_hold_the_same_numbers() -> None:
