@@ -8,6 +8,7 @@ A table stands between `<!-- NAME -->` and `<!-- end -->`. --check: change nothi
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -54,32 +55,62 @@ def targets(found: Results) -> str:
     ops, steps, memory = (found[group]["rows"] for group in ("ops", "steps", "memory"))
     lines = ["| work | against | target | reached | | × best of torch |", "|---|---|---:|---|---|---|"]
 
-    def line(work: str, against: str, target: float, ratios: list[float | None], by_torch: list[float | None]) -> None:
-        values, others = _sorted(ratios), _sorted(by_torch)
+    def line(
+        work: str,
+        against: str,
+        target: str,
+        values: list[float],
+        by_torch: list[float | None],
+        of: Callable[[float], str] = "{:.2f}".format,
+    ) -> None:
         if not values:
             return
-        inside = sum(value <= target for value in values)
+        values, others, most = sorted(values), _sorted(by_torch), float(re.findall(r"[\d.]+", target)[0])
+        inside = sum(value <= most for value in values)
         verdict = "yes" if inside == len(values) else f"{inside} of {len(values)}" if inside else "no"
-        lines.append(f"| {work} | {against} | ≤ {target} | {_range(values)} | {verdict} | {_range(others)} |")
+        shown = _range(values, of), verdict, _range(others, "{:.2f}".format)
+        lines.append(f"| {work} | {against} | ≤ {target} | {' | '.join(shown)} |")
 
-    def of_op(work: str, op: str, dtype: str, against: str, target: float, shapes: Callable[[str], bool]) -> None:
+    def of_op(
+        work: str,
+        op: str,
+        dtype: str,
+        against: str,
+        target: str,
+        shapes: Callable[[str], bool] = lambda _: True,
+        rival: str = "floor",
+    ) -> None:
         rows = [row for row in ops if row["op"] == op and row["dtype"] == dtype and shapes(row["shape"])]
-        reached = [ratio(row, "fastalign", "floor") for row in rows]
         by_torch = [max(_sorted(ratio(row, "fastalign", way) for way in RIVALS if way != "floor")) for row in rows]
-        line(f"{work}, {dtype}", against, target, reached, [*by_torch])
+        if "µs" in target:
+            reached, of = [_over(row, "fastalign", rival) for row in rows], "{:+.0f} µs".format
+        else:
+            reached, of = _sorted(ratio(row, "fastalign", rival) for row in rows), "{:.2f}".format
+        line(f"{work}, {dtype}", against, target, reached, [*by_torch], of)
 
     for dtype in ("float32", "bfloat16"):
-        of_op("`dfa_projection`, C ≤ 100", "feedback_term", dtype, "floor", 1.3, _few_classes)
+        of_op("`dfa_projection`, C ≤ 100", "feedback_term", dtype, "floor", "1.3", _few_classes)
+        of_op(
+            "`dfa_projection`, C ≤ 100", "feedback_term", dtype, "bare `mm(e, Bᵀ)`", "1", _few_classes, "bare product"
+        )
         for op in ("dfa_linear_update", "pepita_linear_update"):
-            of_op(f"`{op}`, batch 64", op, dtype, "bare `mm`", 1.12, _of_batch_64)
-            of_op(f"`{op}`, from 256 × 1024 × 1024", op, dtype, "bare `mm`", 1.08, _larger)
-        of_op("`pepita_conv2d_update`", "pepita_conv2d_update", dtype, "bare `conv2d_weight`", 1.0, lambda _: True)
-    for rule, target in (("dfa", 1.15), ("pepita", 1.3)):
+            of_op(f"`{op}`, below 64 × 784 × 1024", op, dtype, "bare `mm`", "15 µs more", lambda s: _size(s) < _SMALL)
+            of_op(f"`{op}`, from there on", op, dtype, "bare `mm`", "1.12", lambda s: _SMALL <= _size(s) < _LARGE)
+            of_op(f"`{op}`, from 256 × 1024 × 1024 on", op, dtype, "bare `mm`", "1.08", lambda s: _size(s) >= _LARGE)
+        op, bare = "pepita_conv2d_update", "bare `conv2d_weight`"
+        of_op(f"`{op}`, 96 × 15² → 128", op, dtype, bare, "1.03", lambda s: "96 × 15²" in s)
+        of_op(f"`{op}`, others", op, dtype, bare, "1.0", lambda s: "96 × 15²" not in s)
+    for rule, target in (("dfa", "1.15"), ("pepita", "1.3")):
         for row in steps:
-            if row["op"] == rule and "²" not in row["shape"]:
-                reached = [ratio(row, "fastalign step", "floor")]
+            if row["op"] == rule and row["shape"].startswith("784"):
+                reached = _sorted([ratio(row, "fastalign step", "floor")])
                 by_torch = [ratio(row, "fastalign step", best_plain(row))]
                 line(f"step, {rule.upper()}, {row['shape']}", "floor", target, reached, by_torch)
+    for shape in dict.fromkeys(row["shape"] for row in steps if row["shape"].startswith("64")):
+        rows = [row for row in steps if row["shape"] == shape]
+        reached = [_over(row, "fastalign step", "floor") for row in rows]
+        by_torch = [ratio(row, "fastalign step", best_plain(row)) for row in rows]
+        line(f"step, each rule, {shape}", "floor", "50 µs more", reached, by_torch, "{:+.0f} µs".format)
     for rule, network, rival, target in (
         ("dfa", "784-1024-10", COMPILED_BP, 0.8),
         ("dfa", "784-800⁴-10", COMPILED_BP, 0.7),
@@ -88,14 +119,14 @@ def targets(found: Results) -> str:
     ):
         for row in steps:
             if row["op"] == rule and row["shape"].startswith(network):
-                line(f"step, {rule.upper()}, {row['shape']}", rival, target, [ratio(row, "fastalign step", rival)], [])
+                reached = _sorted([ratio(row, "fastalign step", rival)])
+                line(f"step, {rule.upper()}, {row['shape']}", rival, str(target), reached, [])
     deepest = [row for row in memory if row["depth"] == max(r["depth"] for r in memory)]
     for row in deepest:
         if "recompute" in row["peak_bytes"]:
             share = row["peak_bytes"]["recompute"] / row["two_layers"]
-            line(
-                f"memory, recomputed, {row['op'].upper()}, {row['shape']}", "two layers' activations", 1.2, [share], []
-            )
+            work = f"memory, recomputed, {row['op'].upper()}, {row['shape']}"
+            line(work, "two layers' activations", "1.2", [share], [])
     return "\n".join(lines)
 
 
@@ -103,21 +134,25 @@ def _sorted(values: Iterable[float | None]) -> list[float]:
     return sorted(value for value in values if value is not None)
 
 
-def _range(values: Sequence[float]) -> str:
-    ends = dict.fromkeys(f"{value:.2f}" for value in (values[:1] + values[-1:]))
-    return "–".join(ends)
+def _range(values: Sequence[float], of: Callable[[float], str]) -> str:
+    return " … ".join(dict.fromkeys(of(value) for value in (*values[:1], *values[-1:])))
+
+
+def _over(row: Mapping[str, Any], own: str, other: str) -> float:
+    """The µs by which one variant takes longer than the other."""
+    return float(row["variants"][own]["median_us"] - row["variants"][other]["median_us"])
 
 
 def _few_classes(shape: str) -> bool:
     return int(shape.rpartition("= ")[2]) <= 100
 
 
-def _of_batch_64(shape: str) -> bool:
-    return shape.startswith("64 ")
+def _size(shape: str) -> int:
+    """The multiplications of a product, as in "64 × 784 × 1024"."""
+    return math.prod(map(int, shape.split(" × ")))
 
 
-def _larger(shape: str) -> bool:
-    return int(shape.partition(" ")[0]) >= 256
+_SMALL, _LARGE = _size("64 × 784 × 1024"), _size("256 × 1024 × 1024")
 
 
 def readme(found: Results) -> str:

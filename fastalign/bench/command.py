@@ -13,7 +13,7 @@ import torch
 from fastalign.bench.plan import GROUPS, Plan
 from fastalign.bench.plots import plots
 from fastalign.bench.process import run
-from fastalign.bench.tables import tables
+from fastalign.bench.tables import origin, tables
 from fastalign.errors import RunError, import_optional
 from fastalign.training.atomic import write_atomically
 
@@ -35,7 +35,7 @@ def bench(options: argparse.Namespace) -> None:
 
     result = run(plan, _tell, keep)
     _tell("")
-    print("\n\n".join(table.for_terminal() for table in tables(result)))
+    print("\n\n".join([origin(result), *(table.for_terminal() for table in tables(result))]))
     if options.plots is not None:
         _folder(options.plots)
         for name, image in plots(result).items():

@@ -43,8 +43,7 @@ def row_of(case: Case, plan: Plan, dtype: torch.dtype, rate: float, compiled: bo
             variants["torch.compile"] = lambda: function(*case.arguments)
     if case.best is not None:
         variants["best known"] = case.best
-    if case.curiosity is not None:
-        variants["position by position"] = case.curiosity
+    variants |= case.beside
     times = measure(variants, plan.device, plan.seconds, plan.rounds)
     least = case.arithmetic / rate * 1e6
     times["floor"] = [max(time, least) for time in times["floor"]]

@@ -33,9 +33,10 @@ NETWORKS = (
     Network("784-800⁴-10", (784,), (800,) * 4),
     Network("784-240¹⁰⁰-10", (784,), (240,) * 100),
     Network("64-128-10", (64,), (128,), samples=32),
+    Network("64-128²-10", (64,), (128, 128)),
     Network("1×28² → 32 5×5 → 10", (1, 28, 28), (32,), samples=100, activation="relu", bias=False),
 )
-"""Of Dellaferrera & Kreiman, of Nøkland twice, a small one, and the convolutional one of Dellaferrera & Kreiman."""
+"""Of Dellaferrera & Kreiman, of Nøkland twice, two small ones, and the convolutional one of Dellaferrera & Kreiman."""
 
 
 @dataclass(frozen=True)

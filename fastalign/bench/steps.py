@@ -131,6 +131,18 @@ class Steps:
         return run
 
 
+def operations(network: Network, rule: str) -> int:
+    """Those of a step's products, the same as in its floor."""
+    if network.is_convolutional:
+        (filters,), (channels, height, width) = network.hidden, network.inputs
+        outputs = filters * (height - 4) * (width - 4)
+        products = [outputs * channels * 25, outputs // 4 * network.classes]
+    else:
+        products = [a * b for a, b in pairwise((*network.inputs, *network.hidden, network.classes))]
+    again = {"bp": products[1:], "fa": products[1:], "pepita": products[1:-1]}.get(rule, [])
+    return 2 * network.samples * (2 * sum(products) + sum(again))
+
+
 class _Products:
     """The products of one layer, with a pass over W and V."""
 
@@ -172,8 +184,14 @@ def rows(plan: Plan) -> Iterator[dict[str, Any]]:
             prefix = f"{rule}: "
             of_rule = {name.removeprefix(prefix): found for name, found in times.items() if name.startswith(prefix)}
             shared = {name: times[name] for name in (BP, COMPILED_BP) if name in times}
-            shape = f"{network.name}, batch {network.samples}"
-            yield {"group": "steps", "op": rule, "shape": shape, "dtype": "float32", "times": {**of_rule, **shared}}
+            yield {
+                "group": "steps",
+                "op": rule,
+                "shape": f"{network.name}, batch {network.samples}",
+                "dtype": "float32",
+                "operations": operations(network, rule),
+                "times": {**of_rule, **shared},
+            }
 
 
 def _of_rule(steps: Steps, rule: str, plan: Plan) -> dict[str, Run]:

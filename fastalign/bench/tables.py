@@ -38,6 +38,15 @@ class Table(NamedTuple):
         return "\n".join("| " + " | ".join(cells) + " |" for cells in [self.head, rule, *self.body])
 
 
+def origin(result: Mapping[str, Any]) -> str:
+    """Where a result is from: machine, commit and command."""
+    machine, commit = result["machine"], (result["commit"] or "unknown")[:10]
+    changed = " with changes" if result["uncommitted_changes"] else ""
+    where = f"{result['device']}: {machine['processor']}, {machine['cores']} cores, {result['threads']} threads"
+    versions = f"torch {result['torch']}, fastalign {result['fastalign']}, commit {commit}{changed}"
+    return f"{where}; {versions}; {result['command']}"
+
+
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """The tables of all groups that a result holds."""
     makers = {"ops": ops_table, "steps": steps_table, "memory": memory_table, "scaling": scaling_table}
@@ -58,7 +67,7 @@ def ops_table(rows: Sequence[Row]) -> Table:
                 short(row["shape"]),
                 {"float32": "f32", "bfloat16": "bf16"}.get(row["dtype"], row["dtype"]),
                 spread(row["variants"]["fastalign"]),
-                speed(row),
+                speed(row, "fastalign"),
                 *(times(ratio(row, "fastalign", rival)) for rival in rivals),
             )
         )
@@ -66,9 +75,9 @@ def ops_table(rows: Sequence[Row]) -> Table:
     return Table(title, head, body, 3)
 
 
-def speed(row: Row) -> str:
-    """Operations a second of a product, bytes a second of what else there is."""
-    median = row["variants"]["fastalign"]["median_us"]
+def speed(row: Row, way: str) -> str:
+    """Operations a second of products, bytes a second of what else there is."""
+    median = row["variants"][way]["median_us"]
     if row["operations"]:
         return f"{figure(row['operations'] / median / 1e3)} GF/s"
     return f"{figure(row['bytes'] / median / 1e3)} GB/s"
@@ -83,7 +92,7 @@ def short(text: str) -> str:
 
 def steps_table(rows: Sequence[Row]) -> Table:
     """A line for each network, rule and way to take a step."""
-    head = ("network", "rule", "way", "µs (p10–p90)", "− floor", "×floor", "×plain", "×BP", "×BP c.")
+    head = ("network", "rule", "way", "µs (p10–p90)", "speed", "− floor", "×floor", "×plain", "×BP", "×BP c.")
     body = []
     for row in rows:
         variants = row["variants"]
@@ -97,6 +106,7 @@ def steps_table(rows: Sequence[Row]) -> Table:
                     row["op"].upper(),
                     short(way),
                     spread(variants[way]),
+                    speed(row, way),
                     "" if way == "floor" else f"{over:+.0f}",
                     *(times(ratio(row, way, other)) for other in ("floor", best_plain(row), BP, COMPILED_BP)),
                 )
@@ -132,15 +142,17 @@ def scaling_table(rows: Sequence[Row]) -> Table:
 
 
 def losses_table(rows: Sequence[Row], least: float = 1.05) -> Table:
-    """Where a rival that computes the same is faster by more than a twentieth, and its spread lies below ours."""
+    """Where a rival that computes the same is faster by more than a twentieth, and its p90 lies below ours.
+
+    BP by torch is a rival of BP alone.
+    """
     head = ("what", "shape", "dtype", "rival", "× rival")
     body = []
     for row in rows:
         own = {"ops": "fastalign", "steps": "fastalign step"}[row["group"]]
         for rival, other in row["variants"].items():
-            if rival.startswith(("fastalign", "floor", "position")) or (
-                row["op"] != "bp" and rival in (BP, COMPILED_BP)
-            ):
+            computes_bp = row["op"] == "bp" and rival in (BP, COMPILED_BP)
+            if not (computes_bp or rival.startswith(("plain PyTorch", "torch.compile", "best known"))):
                 continue
             found = ratio(row, own, rival)
             if found is not None and found > least and other["p90_us"] < row["variants"][own]["p90_us"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -81,7 +82,9 @@ def test_the_command_writes_what_it_measured(
     monkeypatch.setattr(command, "Plan", lambda **given: replace(TINY, groups=given["groups"]))
     code = main(["bench", "memory", "--quick", "--json", f"{tmp_path}/new/r.json", "--plots", f"{tmp_path}/plots"])
     assert code == 0
-    assert "two layers" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "two layers" in printed
+    assert re.match(r"cpu: .+ cores, \d+ threads; torch .+, commit .+; .+\n\nMemory: ", printed)
     assert {row["group"] for row in json.loads((tmp_path / "new" / "r.json").read_text())["rows"]} == {"memory"}
 
 

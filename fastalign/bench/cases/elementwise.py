@@ -41,6 +41,7 @@ def feedback_term(draw: Draw, shape: tuple[int, ...]) -> Iterator[Case]:
             "mm and tanh_backward, in place",
             draw.bytes(moved),
             arithmetic=2 * samples * units * classes,
+            beside={"bare product": lambda: torch.mm(e, b.t(), out=out)},
         )
 
 

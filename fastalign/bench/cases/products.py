@@ -211,13 +211,41 @@ def convolutions(draw: Draw, shape: tuple[int, ...]) -> Iterator[Case]:
         one_call,
         moved_by_product,
         operations=operations,
-        curiosity=by_position if padding == 0 and samples <= 100 else None,
+        beside={"position by position": by_position} if padding == 0 and samples <= 100 else {},
     )
     pooling = ([2, 2], [2, 2], [0, 0], [1, 1], False)
+    activity = torch.tanh(h)
+    pooled, maxima = aten.max_pool2d_with_indices(activity, *pooling)
+    pooling_text = f"{samples} × {filters} × {places}², 2×2"
+
+    def back_in_place() -> Tensor:
+        aten.max_pool2d_with_indices_backward.grad_input(pooled, activity, *pooling, maxima, grad_input=difference)
+        return aten.tanh_backward.grad_input(difference, activity, grad_input=difference)
+
+    yield Case(
+        "max_pool2d_forward",
+        pooling_text,
+        lambda: kernels.max_pool2d_forward(activity, *pooling),
+        lambda h: F.max_pool2d(h, 2),
+        (activity,),
+        draw.copy_of(h.numel() + pooled.numel()),
+        bytes=draw.bytes(h.numel() + pooled.numel()),
+    )
+    yield Case(
+        "max_pool2d_backward",
+        pooling_text,
+        lambda: kernels.max_pool2d_backward(pooled, activity, activity, TANH, True, 0.0, None, *pooling),
+        lambda s, h, i: aten.max_pool2d_with_indices_backward(s, h, *pooling, i) * (1 - h * h),
+        (pooled, activity, maxima),
+        draw.copy_of(2 * h.numel() + pooled.numel()),
+        back_in_place,
+        "max_pool2d_with_indices_backward and tanh_backward, in place",
+        bytes=draw.bytes(2 * h.numel() + pooled.numel()),
+    )
     moved = 2 * h.numel() + h.numel() // 4
     yield Case(
         "max_pool2d_difference",
-        f"{samples} × {filters} × {places}², 2×2",
+        pooling_text,
         lambda: kernels.max_pool2d_difference(h, h_mod, *pooling),
         lambda h, d: F.max_pool2d(h + d, 2) - F.max_pool2d(h, 2),
         (h, h_mod),
