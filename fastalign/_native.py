@@ -166,7 +166,17 @@ def _register_cuda() -> None:
             )
 
 
+def _keep_freed_memory() -> None:
+    """Have the C library keep what an op or a step frees for the next: fresh pages cost more than writing to them does.
+
+    NOTE: glibc keeps up to twice the largest block that it has seen freed, of 32 MiB at most, unless it was told how
+    much (MALLOC_TRIM_THRESHOLD_); other libraries do as they like.
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")
+
+
 record = _build_record()
 module, why_not = _load()
+_keep_freed_memory()
 if cuda_left_out() is None:
     torch.cuda._lazy_call(_register_cuda)

@@ -79,7 +79,6 @@ class TrainStep:
             raise ValueError(f"reduction: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}")
         if memory not in MEMORY:
             raise ValueError(f"memory: expected one of {', '.join(MEMORY)}, got {memory!r}")
-        _keep_freed_memory()
         self.network = network
         self.optimizer = optimizer
         self.outputs: Tensor | None = None
@@ -240,11 +239,3 @@ class TrainStep:
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         self.optimizer.step()
         self.optimizer.zero_grad()
-
-
-def _keep_freed_memory() -> None:
-    """Have the C library keep what a step frees for the next step: fresh pages cost more than what is written to them.
-
-    NOTE: glibc keeps up to twice the largest block that it has seen freed, of up to 32 MiB; others may do as they like.
-    """
-    torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")
