@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,7 +84,9 @@ def steps(rows: Sequence[Row]) -> bytes:
     from matplotlib.patches import Patch
 
     networks = list(dict.fromkeys(row["shape"] for row in rows))
-    picture = Figure(figsize=(11, 4.2), dpi=130, layout="constrained")
+    columns = min(len(networks), 3)
+    lines = math.ceil(len(networks) / columns)
+    picture = Figure(figsize=(11, 3.6 * lines), dpi=130, layout="constrained")
     ways = {
         "fastalign step": COLOURS[0],
         "fastalign loop": COLOURS[5],
@@ -92,7 +95,10 @@ def steps(rows: Sequence[Row]) -> bytes:
         "floor": "#999999",
     }
     handles: dict[str, Any] = {name: Patch(color=colour) for name, colour in ways.items()}
-    for axes, network in zip(picture.subplots(1, len(networks), squeeze=False)[0], networks, strict=True):
+    places = picture.subplots(lines, columns, squeeze=False).flat
+    for axes in places[len(networks) :]:
+        axes.set_axis_off()
+    for axes, network in zip(places, networks, strict=False):
         of_network = [row for row in rows if row["shape"] == network]
         for place, row in enumerate(of_network):
             for number, (way, colour) in enumerate(ways.items()):
@@ -114,7 +120,7 @@ def steps(rows: Sequence[Row]) -> bytes:
         axes.set_ylim(0, 1.15e-3 * max(shown))
         axes.tick_params(axis="y", labelsize=7)
         _tidy(axes, axis="y")
-    picture.axes[0].set_ylabel("ms a step (bars: p10–p90)")
+    picture.supylabel("ms a step (bars: p10–p90)", fontsize=9)
     picture.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=7, frameon=False, fontsize=8)
     return as_image(picture, "png")
 
