@@ -79,6 +79,7 @@ A_TSNE = Figure(
     [("nokland/mnist-3x400-tanh", column) for column in (BP, DFA)],
     draw=_draw_tsne,
     shows_networks=True,
+    usual_seeds=1,
 )
 
 # Dellaferrera & Kreiman 2022
