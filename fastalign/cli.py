@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 USER_ERROR = 2
 TARGETS = """Run what is missing of a target, and write its table and its picture.
+Without --rows, the rows whose data are missing are left out; it is said which and why.
 
 Nøkland 2016 (A)
   A1 A2 A3         tables 1 to 3: MNIST, CIFAR-10, CIFAR-100
@@ -106,9 +107,9 @@ def _parser() -> argparse.ArgumentParser:
         description=TARGETS,
     )
     reproduce.add_argument("target", help="a table or a figure, as above")
-    reproduce.add_argument("--rows", nargs="+", metavar="ROW", help="such as mnist-fc; default: all")
+    reproduce.add_argument("--rows", nargs="+", metavar="ROW", help="such as mnist-fc; default: all with data")
     reproduce.add_argument("--rules", nargs="+", metavar="RULE", help="such as bp; default: all of the target")
-    reproduce.add_argument("--seeds", type=int, default=3, metavar="N", help="how many; default: 3")
+    reproduce.add_argument("--seeds", type=int, metavar="N", help="how many; default: 3, but 1 of A-tsne")
     reproduce.add_argument("--epochs", type=int, metavar="N", help="default: the paper's")
     reproduce.add_argument("--data", metavar="DIR", help="the folder of the data sets (default: $FASTALIGN_DATA)")
     reproduce.add_argument("--out", type=Path, default=Path("runs/papers"), metavar="DIR", help="default: runs/papers")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 _CELL = re.compile(r"([\d.]+)(?: ± ([\d.]+))?(?: \(([\d.]+)\))?")
 NO_CONVERGENCE = "no convergence"
+USUAL_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ class Table:
     @property
     def usual_rows(self) -> None:
         """All of them."""
+
+    @property
+    def usual_seeds(self) -> int:
+        """As many as B's table has."""
+        return USUAL_SEEDS
 
     @property
     def cells(self) -> list[tuple[str, Column]]:

@@ -30,7 +30,7 @@ def reproduce(
     *,
     rows: Sequence[str] | None,
     columns: Sequence[str] | None,
-    seeds: int,
+    seeds: int | None,
     epochs: int | None,
     data_directory: str | None,
     out: Path,
@@ -38,11 +38,12 @@ def reproduce(
 ) -> None:
     """Run what is missing of a table or a figure, print it, and write it into `out` as Markdown, CSV, PNG and SVG.
 
-    Each run has its folder below `out`; what is there is used, what was interrupted goes on where it stopped.
+    Each run has its folder below `out`; what is there is used, what was interrupted goes on where it stopped. Where no
+    rows are named, those whose data are missing are left out, and it is said.
 
     Raises:
-        UserError: there is no such table, figure, row or rule, the data are missing, a folder cannot be used, or a run
-            failed.
+        UserError: there is no such table, figure, row or rule, the data of a row that is named or of all rows are
+            missing, a folder cannot be used, or a run failed.
         KeyboardInterrupt: the runs were stopped; what was done is saved.
     """
     target = TABLES.get(name) or FIGURES.get(name)
@@ -53,15 +54,16 @@ def reproduce(
     jobs = jobs_of(
         target, rows=rows, columns=columns, seeds=seeds, epochs=epochs, out=out, data_directory=data_directory
     )
-    for dataset in sorted({job.recipe.dataset for job in jobs if not job.is_done(job.history())}):
-        data.load(dataset, data_directory)  # One error about missing data, before anything is begun, is enough.
+    jobs, left_out = _with_data(jobs, data_directory, every=rows is not None)
+    for line in left_out:
+        print(line, file=sys.stderr)
     queue = Queue(jobs, side_by_side or most_side_by_side("cuda" if torch.cuda.is_available() else "cpu"))
     queue.run(viewer(target, queue))
     if isinstance(target, Table):
         text, contents, draw = _of_table(target, queue.histories)
     else:
         text, contents, draw = _of_figure(target, queue.histories, data_directory)
-    print(f"\n{text}")
+    print("\n".join(["", text, *left_out]))
     try:
         for format in FORMATS if any(queue.histories.values()) else ():
             contents[format] = draw(format)
@@ -76,6 +78,33 @@ def reproduce(
         raise RunError(
             f"{len(queue.failures)} of {len(jobs)} runs failed; {first.folder.path}: {queue.failures[first]}"
         )
+
+
+def _with_data(jobs: Sequence[Job], data_directory: str | None, every: bool) -> tuple[list[Job], list[str]]:
+    """The jobs that can run, and for each data set that is missing a line that says which rows are left out.
+
+    every: all must.
+
+    Raises:
+        UserError: none can, or not every one that must: one error about it, before anything is begun, is enough.
+    """
+    wanting = [job for job in jobs if not job.is_done(job.history())]
+    tried = {name: _error_of_data(name, data_directory) for name in sorted({job.recipe.dataset for job in wanting})}
+    missing = {name: error for name, error in tried.items() if error is not None}
+    left = [job for job in wanting if job.recipe.dataset in missing]
+    if missing and (every or len(left) == len(jobs)):
+        raise next(iter(missing.values()))
+    rows = {name: dict.fromkeys(job.row for job in left if job.recipe.dataset == name) for name in missing}
+    lines = [f"left out: {', '.join(rows[name])}: {error}" for name, error in missing.items()]
+    return [job for job in jobs if job not in left], lines
+
+
+def _error_of_data(dataset: str, directory: str | None) -> UserError | None:
+    try:
+        data.load(dataset, directory)
+    except UserError as error:
+        return error
+    return None
 
 
 # The text for a terminal, the contents of files by their suffix, and a function that draws in a format.

@@ -13,7 +13,7 @@ from fastalign import data
 from fastalign.analysis.plots import Comparison, comparisons
 from fastalign.data import Splits
 from fastalign.experiments import experiment
-from fastalign.experiments.published import Column
+from fastalign.experiments.published import USUAL_SEEDS, Column
 from fastalign.nn import Sequential
 from fastalign.reproduce.jobs import Job, row_name
 from fastalign.training.checkpoint import load_checkpoint
@@ -123,6 +123,7 @@ class Figure:
     note: str = ""
     measure: str = "error"
     usual_rows: Sequence[str] | None = None
+    usual_seeds: int = USUAL_SEEDS
 
     def label(self, name: str, column: Column) -> str:
         """Of the runs of this experiment and column."""

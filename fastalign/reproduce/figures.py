@@ -79,6 +79,7 @@ A_TSNE = Figure(
     [("nokland/mnist-3x400-tanh", column) for column in (BP, DFA)],
     draw=_draw_tsne,
     shows_networks=True,
+    usual_seeds=1,
 )
 
 # Dellaferrera & Kreiman 2022
@@ -131,8 +132,8 @@ B_SLOWNESS = Figure(
         for row, values in _FC.items()
         for rule, value in zip(_SLOWNESS_RULES, values, strict=True)
     },
-    note="acc(t) = highest · t / (slowness + t), fitted to the first 60 epochs. On MNIST our BP is as slow as the "
-    "paper's, our FA and PEPITA are slower, FA by far, and our DRTP is faster. That is not explained.",
+    note="acc(t) = highest · t / (slowness + t), fitted to the first 60 epochs. In the runs kept with the sources "
+    "BP on MNIST is as slow as in the paper, FA and PEPITA are slower, FA by far, and DRTP is faster: not explained.",
     measure="accuracy",
 )
 
@@ -172,9 +173,9 @@ B_DISTRIBUTIONS = Figure(
     draw=_draw_distributions,
     shows_networks=True,
     note="ν: the degrees of freedom of the likeliest t. The paper: W₁ alike; W₂ much wider under PEPITA; "
-    "BP fits a normal, PEPITA a Student's t. Ours agrees in the width of W₂. It disagrees in the rest: BP's W₁ favours "
-    "a t; PEPITA's W₁, narrower than BP's, stays as flat as the uniform distribution that it starts from, which is "
-    "neither; and W₂ favours a t under both, though under PEPITA more. That is not explained.",
+    "BP fits a normal, PEPITA a Student's t. The runs kept with the sources agree in the width of W₂ and disagree in "
+    "the rest: BP's W₁ favours a t; PEPITA's W₁, narrower than BP's, stays as flat as the uniform distribution that it "
+    "starts from, which is neither; W₂ favours a t under both, though under PEPITA more. Not explained.",
     measure="accuracy",
 )
 B_NO_MODULATION = Figure(

@@ -39,6 +39,10 @@ class Target(Protocol):
     def usual_rows(self) -> Sequence[str] | None:
         """The names of the rows that are meant where none is named; None for all."""
 
+    @property
+    def usual_seeds(self) -> int:
+        """How many seeds are meant where no number is given."""
+
 
 @dataclass(frozen=True, eq=False)
 class Job:
@@ -119,14 +123,15 @@ def jobs_of(
     *,
     rows: Sequence[str] | None,
     columns: Sequence[str] | None,
-    seeds: int,
+    seeds: int | None,
     epochs: int | None,
     out: Path,
     data_directory: str | None = None,
 ) -> list[Job]:
     """Every run of a table or a figure, the first seed of all cells before the second of any.
 
-    rows, columns: their names; None for the usual rows and for all columns. epochs: None for each recipe's own.
+    rows, columns: their names; None for the usual rows and for all columns. seeds: None for as many as is usual.
+    epochs: None for each recipe's own.
 
     Raises:
         UserError: a name that the target does not have, or a number below 1.
@@ -147,7 +152,7 @@ def jobs_of(
             RunFolder(out / name / column.folder / f"seed-{seed}"),
             data_directory,
         )
-        for seed in range(seeds)
+        for seed in range(target.usual_seeds if seeds is None else seeds)
         for name, column in target.cells
         if (rows is None or row_name(name) in rows)
         and (columns is None or column.name in columns)

@@ -104,9 +104,9 @@ def _layers(
                     activation=activation,
                 )
             )
-            layers.append(nn.MaxPool2d(convolution.pool, convolution.pool_stride))
             if convolution.dropout:
                 layers.append(nn.Dropout(convolution.dropout))
+            layers.append(nn.MaxPool2d(convolution.pool, convolution.pool_stride))
             channels = convolution.filters
             size = size + 2 * convolution.padding - convolution.kernel + 1
             size = (size - convolution.pool) // convolution.pool_stride + 1

@@ -14,7 +14,7 @@ from fastalign.training.metrics import Metrics
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution of square filters with stride 1, its activation, max-pooling, and dropout."""
+    """A convolution of square filters with stride 1, its activation, dropout, and max-pooling, in dfa-torch's order."""
 
     filters: int
     kernel: int

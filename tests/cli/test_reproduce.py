@@ -24,6 +24,8 @@ DIGITS = Table(
     (BP, PEPITA, PEPITA_FROZEN),
     {"digits/mlp": {"bp": Published("95.00 ± 0.50", 95.0, 0.5)}, "digits/conv": {}},
 )
+# Of a data set that is there, and of one that is not.
+MIXED = Table("D2", "Mixed", "error", (BP,), {"pepita/mnist-fc": {}, "digits/mlp": {}, "nokland/mnist-1x800-tanh": {}})
 # The command in a process of its own, with that table.
 START = (
     "import sys; sys.path.insert(0, {tests!r}); import test_reproduce as t; t.TABLES['D1'] = t.DIGITS; "
@@ -34,6 +36,7 @@ START = (
 @pytest.fixture(autouse=True)
 def digits_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TABLES, "D1", DIGITS)
+    monkeypatch.setitem(TABLES, "D2", MIXED)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
@@ -135,6 +138,20 @@ def test_a_run_that_fails_leaves_the_others_and_is_named(tmp_path: Path, fastali
     assert "no run" in result.out
 
 
+def test_rows_without_data_are_left_out_unless_they_are_named(tmp_path: Path, fastalign: Fastalign) -> None:
+    says = "left out: mnist-fc, mnist-1x800-tanh: no data folder: give --data DIR or set FASTALIGN_DATA\n"
+    result = fastalign("reproduce", "D2", "--seeds", "1", "--epochs", "1", "--out", "o")
+    assert result.code == 0
+    assert result.error == says
+    assert says in result.out
+    assert [row["experiment"] for row in rows_of(tmp_path / "o/D2.csv")] == ["digits/mlp"]
+    before = (tmp_path / "o/D2.csv").read_bytes()
+    result = fastalign("reproduce", "D2", "--rows", "mlp", "mnist-fc", "--seeds", "1", "--epochs", "1", "--out", "o")
+    assert result.code == 2
+    assert result.error == "fastalign: no data folder: give --data DIR or set FASTALIGN_DATA\n"
+    assert (tmp_path / "o/D2.csv").read_bytes() == before
+
+
 def test_a_folder_with_other_settings_is_refused(tmp_path: Path, fastalign: Fastalign) -> None:
     folder = tmp_path / "o/digits/mlp/bp/seed-0"
     arguments = ("train", "digits/mlp", "--rule", "bp", "--epochs", "1", "--lr", "0.3", "--out", folder)
@@ -147,13 +164,14 @@ def test_a_folder_with_other_settings_is_refused(tmp_path: Path, fastalign: Fast
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("B2",), "there is no 'B2', expected one of A1, A2, A3, A-IFA, B1, D1, A-freeze"),
+        (("B2",), "there is no 'B2', expected one of A1, A2, A3, A-IFA, B1, D1, D2, A-freeze"),
         (("B1", "--rows", "mnist"), "rows: there is no 'mnist', expected some of mnist-fc"),
         (("B1", "--rules", "dfa"), "rules: there is no 'dfa', expected some of bp, fa, drtp, pepita, pepita-frozen"),
         (("B1", "--rows", "mnist-fc", "--rules", "pepita-frozen"), "none of these rules"),
         (("B1", "--seeds", "0"), "seeds is 0, expected at least 1"),
         (("B1", "--epochs", "0"), "epochs is 0, expected at least 1"),
         (("B1", "--jobs", "0"), "jobs is 0, expected at least 1"),
+        (("B1",), "give --data DIR or set FASTALIGN_DATA"),
         (("B1", "--rows", "mnist-fc"), "give --data DIR or set FASTALIGN_DATA"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from fastalign.experiments import EXPERIMENTS, experiment
 from fastalign.experiments.published import BP, DFA, TABLES, Published, Table
+from fastalign.reproduce.figure import Figure
 from fastalign.reproduce.figures import FIGURES
 from fastalign.reproduce.jobs import jobs_of
 from fastalign.reproduce.live import _LiveTable
@@ -179,6 +180,17 @@ def test_frozen_filters_are_a_column_of_convolutional_rows_only(tmp_path: Path) 
     jobs = jobs_of(TABLES["B1"], rows=None, columns=["pepita-frozen"], seeds=1, epochs=None, out=tmp_path)
     assert [job.row for job in jobs] == ["mnist-conv", "cifar10-conv", "cifar100-conv"]
     assert all(job.column.freeze_filters and job.epochs == 100 for job in jobs)
+
+
+def test_three_seeds_are_usual_but_where_one_is_drawn(tmp_path: Path) -> None:
+    def seeds(target: Table | Figure, given: int | None) -> set[int]:
+        jobs = jobs_of(target, rows=None, columns=None, seeds=given, epochs=None, out=tmp_path)
+        return {job.seed for job in jobs}
+
+    targets: list[Table | Figure] = [*TABLES.values(), *FIGURES.values()]
+    for target in targets:
+        assert seeds(target, None) == ({0} if target.name == "A-tsne" else {0, 1, 2})
+    assert seeds(FIGURES["A-tsne"], 2) == {0, 1}
 
 
 def test_the_first_seed_of_every_cell_comes_before_the_second_of_any(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +65,22 @@ def test_an_epoch_trains_on_adversarial_batches_alone(splits: Splits) -> None:
     assert metrics.train_loss == pytest.approx(losses / 96, rel=1e-9)
     for ours, theirs in zip(trainer.network.parameters(), plain.network.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", experiment("digits/conv").rules)
+def test_convolutions_drop_before_they_pool(rule: str, splits: Splits) -> None:
+    """As dfa-torch's conv.lua has it."""
+    plain = experiment("digits/conv")
+    (convolution,) = plain.architecture.convolutions
+    dropped = (replace(convolution, dropout=0.25),)
+    recipe = replace(plain, architecture=replace(plain.architecture, convolutions=dropped, input_dropout=0.1))
+    trainer = Trainer(recipe, rule, splits)
+    names = [type(module).__name__ for module in trainer.network]
+    assert names == ["Dropout", "Conv2d", "Dropout", "MaxPool2d", "Flatten", "Linear", "Linear"]
+    assert trainer.network[2].p == 0.25
+    metrics = trainer.train_epoch()
+    assert metrics is not None
+    assert math.isfinite(metrics.train_loss)
 
 
 def test_norms_into_units_and_out_of_inputs_are_bounded_one_after_the_other() -> None:
