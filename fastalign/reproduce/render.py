@@ -103,9 +103,11 @@ def _kinds(table: Table) -> list[str]:
 
 def _described(table: Table, recipe: Recipe, column: Column, found: Cell, histories: Histories) -> list[str]:
     """A cell in words, a line of each kind."""
-    earlier = [] if table.also_after is None else [cell(table, recipe, column, histories, table.also_after)]
-    before = [_ours(table, then) if then.values else "" for then in earlier]
-    return [_ours(table, found), *before, _epochs(found, recipe), _published(found.published), _difference(found)]
+    ours = [_ours(table, found)]
+    if table.also_after is not None:
+        earlier = cell(table, recipe, column, histories, table.also_after)
+        ours.append(_ours(table, earlier) if earlier.values else "")
+    return [*ours, _epochs(found, recipe), _published(found.published), _difference(found)]
 
 
 def _ours(table: Table, found: Cell) -> str:
@@ -120,10 +122,9 @@ def _epochs(found: Cell, recipe: Recipe) -> str:
         return "no run"
     fewest, most = found.epochs
     done = str(most) if fewest == most else f"{fewest}–{most}"
-    seeds = len(found.values)
-    return f"{done} of {recipe.epochs}, {seeds} seed{'s' if seeds > 1 else ''}" + why_early(
-        recipe, found.stopped, seeds
-    )
+    count = len(found.values)
+    seeds = "1 seed" if count == 1 else f"{count} seeds"
+    return f"{done} of {recipe.epochs}, {seeds}{why_early(recipe, found.stopped, count)}"
 
 
 def _difference(found: Cell) -> str:
