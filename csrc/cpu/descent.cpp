@@ -68,8 +68,9 @@ Sink from(Sink sink, int64_t bytes) {
 // The units of a layer in parts. A thread forms the δ of one, which then steps, so that there is never all of it.
 void run_in_parts(const Tensor& signal, Tensor feedback, Tensor kept, int64_t activation, bool given_output,
                   const LinearStep& step) {
-  constexpr int64_t block = 8;            // units
-  constexpr int64_t worth_a_call = 8192;  // numbers of a part
+  constexpr int64_t block = 8;  // units
+  // Numbers of a part: the library prepares each of its products of halves anew.
+  const int64_t worth_a_call = is_half(step.pre) ? 65536 : 8192;
   const int64_t samples = kept.size(0), units = kept.size(1), inputs = step.pre.size(1), size = kept.element_size();
   // All threads together hold less than a quarter of δ.
   const int64_t held = units * 2 / (9 * int64_t(torch::stable::get_num_threads()));
@@ -83,8 +84,8 @@ void run_in_parts(const Tensor& signal, Tensor feedback, Tensor kept, int64_t ac
       const Tensor delta =
           feedback_term(signal, torch::stable::narrow(feedback, 0, first, count),
                         torch::stable::narrow(kept, 1, first, count), activation, given_output, kept.scalar_type());
-      run_linear_steps({{wide(delta), step.pre, step.scale, from(step.weight, first * inputs * size),
-                         from(step.bias, first * size)}});
+      run_linear_steps({{in_dtype(delta, step.pre.scalar_type()), step.pre, step.scale,
+                         from(step.weight, first * inputs * size), from(step.bias, first * size)}});
     }
   });
 }
@@ -132,7 +133,9 @@ void linear_steps_cpu(std::vector<Tensor> weight, std::vector<Tensor> bias, std:
     check_shape("pre", pre[i], {post[i].size(0), -1});
     check_shape("weight", weight[i], {post[i].size(1), pre[i].size(1)});
     if (!bias.empty()) check_shape("bias", bias[i], {post[i].size(1)});
-    steps.push_back({wide(post[i]), wide(pre[i]), scale[i], weights.sinks[i], bias.empty() ? Sink{} : biases.sinks[i]});
+    const ScalarType dtype = update_dtype(pre[i], post[i].size(1), /*descends=*/true);
+    steps.push_back({in_dtype(post[i], dtype), in_dtype(pre[i], dtype), scale[i], weights.sinks[i],
+                     bias.empty() ? Sink{} : biases.sinks[i]});
   }
   run_linear_steps(steps);
   weights.write_back();
@@ -164,8 +167,9 @@ void feedback_steps_cpu(std::vector<Tensor> weight, std::vector<Tensor> bias, st
   }
   for (size_t i = 0; i < layers; ++i) {
     const Sink none{}, &bias_sink = bias.empty() ? none : biases.sinks[i];
+    const ScalarType dtype = update_dtype(pre[i], kept[i].size(1), /*descends=*/true);
     run_in_parts(signal, feedback[i], kept[i], activation, given_output,
-                 {{}, wide(pre[i]), scale[i], weights.sinks[i], bias_sink});
+                 {{}, in_dtype(pre[i], dtype), scale[i], weights.sinks[i], bias_sink});
   }
   weights.write_back();
   biases.write_back();

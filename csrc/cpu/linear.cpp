@@ -79,33 +79,18 @@ Tensor linear_difference_cpu(const Tensor& delta, const Tensor& weight, const Te
 
 namespace {
 
-ScalarType update_dtype(const Tensor& post, const Tensor& pre) {
-  return factor_dtype(pre, post.size(0) * post.size(1) * pre.size(1));
-}
-
-// ΔW = scale · postᵀ pre and Δb = scale · Σ post in pre's dtype; post in `update_dtype`, contiguous where there is a
-// bias.
+// ΔW = scale · postᵀ pre and Δb = scale · Σ post in pre's dtype; post in `update_dtype`.
 TwoTensors update(const Tensor& post, const Tensor& pre, double scale, bool with_bias) {
   const ScalarType dtype = pre.scalar_type();
   const int64_t sizes[] = {post.size(1), pre.size(1)};
-  Tensor weight_update = empty({sizes, 2}, dtype);
-  if (dtype == post.scalar_type() && !is_half(post)) {
-    const Tensor bias_update = with_bias ? empty({sizes, 1}, dtype) : no_bias_update(dtype);
-    run_linear_steps({{post,
-                       pre,
-                       scale,
-                       {.target = output(weight_update)},
-                       {.target = with_bias ? output(bias_update) : Output{}}}});
-    return {weight_update, bias_update};
-  }
-  if (is_half(post)) {
-    multiply(weight_update, transposed(post), pre, scale);
-  } else {
-    const Tensor product = empty({sizes, 2}, post.scalar_type());
-    run_linear_update(product, post, wide(pre), scale);
-    run_elementwise(product, {.finish = Finish::scale, .scale = 1, .result = output(weight_update)});
-  }
-  return {weight_update, with_bias ? bias_update(post, scale, dtype) : no_bias_update(dtype)};
+  const Tensor weight_update = empty({sizes, 2}, dtype);
+  const Tensor bias_update = with_bias ? empty({sizes, 1}, dtype) : no_bias_update(dtype);
+  run_linear_steps({{post,
+                     in_dtype(pre, post.scalar_type()),
+                     scale,
+                     {.target = output(weight_update)},
+                     {.target = with_bias ? output(bias_update) : Output{}}}});
+  return {weight_update, bias_update};
 }
 
 }  // namespace
@@ -114,7 +99,7 @@ TwoTensors linear_update_cpu(const Tensor& post, const Tensor& pre, double scale
   check_alike({&post, &pre});
   check_shape("post", post, {-1, -1});
   check_shape("pre", pre, {post.size(0), -1});
-  return update(in_dtype(post, update_dtype(post, pre)), pre, scale, with_bias);
+  return update(in_dtype(post, update_dtype(pre, post.size(1), /*descends=*/false)), pre, scale, with_bias);
 }
 
 std::vector<Tensor> linear_updates_cpu(const std::vector<Tensor>& post, const std::vector<Tensor>& pre,
@@ -133,7 +118,9 @@ TwoTensors dfa_linear_update_cpu(const Tensor& error, const Tensor& feedback, co
   check_alike({&kept, &error, &feedback, &x});
   check_shape("preactivation", kept, {-1, -1});
   check_shape("x", x, {kept.size(0), -1});
-  return update(feedback_term(error, feedback, kept, activation, given_output, update_dtype(kept, x)), x, 1, true);
+  return update(
+      feedback_term(error, feedback, kept, activation, given_output, update_dtype(x, kept.size(1), /*descends=*/false)),
+      x, 1, true);
 }
 
 TwoTensors pepita_linear_update_cpu(const Tensor& h, const Tensor& h_mod, const Tensor& x_mod) {
@@ -142,7 +129,7 @@ TwoTensors pepita_linear_update_cpu(const Tensor& h, const Tensor& h_mod, const 
   check_shape("h_mod", h_mod, {h.size(0), h.size(1)});
   check_shape("x_mod", x_mod, {h.size(0), -1});
   const double scale = 1.0 / static_cast<double>(h.size(0) > 0 ? h.size(0) : 1);
-  return update(difference(h, h_mod, update_dtype(h, x_mod)), x_mod, scale, true);
+  return update(difference(h, h_mod, update_dtype(x_mod, h.size(1), /*descends=*/false)), x_mod, scale, true);
 }
 
 }  // namespace fastalign

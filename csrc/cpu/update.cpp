@@ -54,6 +54,11 @@ Tensor difference(const Tensor& h, const Tensor& h_mod, ScalarType dtype) {
   return difference;
 }
 
+ScalarType update_dtype(const Tensor& pre, int64_t units, bool descends) {
+  const int64_t few = descends ? 32 : 4;  // samples, of which the own kernel is ahead of bfloat16's product too
+  return pre.size(0) <= few ? wide_dtype(pre) : factor_dtype(pre, pre.numel() * units);
+}
+
 void run_linear_steps(const std::vector<LinearStep>& steps) {
   const Kernels& kernels = cpu_kernels();
   std::vector<LinearUpdate> updates;
@@ -61,9 +66,9 @@ void run_linear_steps(const std::vector<LinearStep>& steps) {
   int64_t multiplications = 0;
   for (const LinearStep& step : steps) {
     const auto& [post, pre, scale, weight, bias] = step;
-    if (post.size(0) > kernels.most_samples) {
+    if (is_half(post) || post.size(0) > kernels.most_samples) {
       run_by_library(step);
-      if (bias.target.data) sink(bias, bias_update(post, scale, post.scalar_type()), 1);
+      if (bias.target.data) sink(bias, bias_update(post, scale, wide_dtype(post)), 1);
       continue;
     }
     updates.push_back({.post = post.const_data_ptr(),
@@ -82,10 +87,6 @@ void run_linear_steps(const std::vector<LinearStep>& steps) {
   }
   parallel(first_task, 1 + worth_a_thread * first_task.back() / (multiplications + 1),
            [&](size_t i, int64_t begin, int64_t end) { kernels.linear_update(updates[i], begin, end); });
-}
-
-void run_linear_update(const Tensor& target, const Tensor& post, const Tensor& pre, double scale) {
-  run_linear_steps({{post, pre, scale, {.target = output(target)}, {}}});
 }
 
 Tensor bias_update(const Tensor& post, double scale, ScalarType dtype) {

@@ -22,11 +22,12 @@ struct LinearStep {
   Sink bias{};    // (rows), or without a target
 };
 
-// All of one dtype, float64 or float32, but for the sinks', which may be half of that.
-void run_linear_steps(const std::vector<LinearStep>& steps);
+// The dtype of the terms of an update with so many units, which is written or which parameters descend: the wide one,
+// or bfloat16 where the library's product of it is faster.
+ScalarType update_dtype(const Tensor& pre, int64_t units, bool descends);
 
-// target = scale · postᵀ pre; all of one wide dtype, the target contiguous.
-void run_linear_update(const Tensor& target, const Tensor& post, const Tensor& pre, double scale);
+// Terms of one dtype, as `update_dtype` has it, into sinks of their dtype or of halves.
+void run_linear_steps(const std::vector<LinearStep>& steps);
 
 // scale · Σ post over all but its second dimension.
 Tensor bias_update(const Tensor& post, double scale, ScalarType dtype);

@@ -81,8 +81,8 @@ def test_biases_have_the_same_bits_with_any_number_of_threads(
 @pytest.mark.skipif(bool(needs_native), reason=needs_native)
 @dtypes
 def test_steps_by_parts_of_delta_have_the_bits_of_steps_by_all_of_it(dtype: torch.dtype, threads: None) -> None:
-    """Where the library multiplies nothing."""
-    values = arguments("feedback_steps_", dtype, Size(samples=64, units=1000, inputs=120))
+    """Where the library multiplies nothing, or bfloat16 in sums that it takes in one piece."""
+    values = arguments("feedback_steps_", dtype, Size(samples=64, units=5000, inputs=120))
     *layers, signal, feedback, kept, pre, activation, given_output, scale, descent, settings = values
     expected = copy.deepcopy(layers)
     post = kernels.feedback_terms(signal, feedback, kept, activation, given_output)

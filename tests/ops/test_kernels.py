@@ -189,6 +189,16 @@ def test_large_product_of_halves(cpu: Backend, op: str, layout: str) -> None:
     check(cpu, op, arguments(op, torch.bfloat16, size, layout=layout))
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
+@pytest.mark.parametrize("descent", Descent, ids=lambda descent: descent.name.lower())
+@pytest.mark.parametrize("op", ["linear_steps_", "feedback_steps_"])
+def test_descent_by_large_products_of_halves(op: str, descent: Descent, weight_decay: float) -> None:
+    """Whose δ is formed in few parts, and in several."""
+    options = Options(descent=descent, weight_decay=weight_decay)
+    for size in (Size(samples=67, units=257, inputs=300), Size(samples=600, units=800, inputs=60)):
+        check(BACKENDS["cpu"], op, arguments(op, torch.bfloat16, size, options))
+
+
 @dtypes
 def test_transposed_feedback(backend: Backend, dtype: torch.dtype) -> None:
     """BP's feedback is the transposed weight of the layer above, as a view."""
