@@ -169,7 +169,7 @@ def readme(found: Results) -> str:
             ),
         )
         for row in found["steps"]["rows"]
-        if row["op"] in ("bp", "dfa", "pepita") and row["shape"].startswith("784")
+        if row["op"] in ("bp", "dfa", "pepita") and row["shape"].startswith("784") and row["dtype"] == "float32"
     ]
     return tables.Table("", head, body, 2).for_markdown()
 

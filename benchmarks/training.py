@@ -20,6 +20,7 @@ from fastalign.bench import environment
 
 RUNS = (
     "pepita/mnist-fc --rule pepita --epochs 10",
+    "pepita/mnist-fc --rule pepita --epochs 100",
     "nokland/mnist-2x800-tanh --rule dfa --epochs 10",
     "pepita/mnist-conv --rule pepita --epochs 4",
     "pepita/mnist-conv --rule pepita --epochs 4 --freeze-filters",

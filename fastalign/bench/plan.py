@@ -22,6 +22,7 @@ class Network:
     samples: int = 64
     activation: str = "tanh"
     bias: bool = True
+    dtype: torch.dtype = torch.float32
 
     @property
     def is_convolutional(self) -> bool:
@@ -32,11 +33,14 @@ NETWORKS = (
     Network("784-1024-10", (784,), (1024,), activation="relu", bias=False),
     Network("784-800⁴-10", (784,), (800,) * 4),
     Network("784-240¹⁰⁰-10", (784,), (240,) * 100),
+    Network("784-1024-10 bf16", (784,), (1024,), activation="relu", bias=False, dtype=torch.bfloat16),
+    Network("784-800⁴-10 bf16", (784,), (800,) * 4, dtype=torch.bfloat16),
     Network("64-128-10", (64,), (128,), samples=32),
     Network("64-128²-10", (64,), (128, 128)),
     Network("1×28² → 32 5×5 → 10", (1, 28, 28), (32,), samples=100, activation="relu", bias=False),
 )
-"""Of Dellaferrera & Kreiman, of Nøkland twice, two small ones, and the convolutional one of Dellaferrera & Kreiman."""
+"""Of Dellaferrera & Kreiman, of Nøkland twice, two of these in bfloat16, two small ones, and the convolutional one of
+Dellaferrera & Kreiman."""
 
 
 @dataclass(frozen=True)

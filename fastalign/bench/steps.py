@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 import fastalign.nn as nn
-from fastalign.bench.measure import Run, measure
+from fastalign.bench.measure import Run, measure, name_of
 from fastalign.bench.plain import LEARNING_RATE, MOMENTUM, Convolutional, Dense, Step
 from fastalign.bench.plan import Network, Plan
 from fastalign.training.train_step import TrainStep
@@ -39,14 +39,14 @@ def make(network: Network, rule: str | None, device: str = "cpu") -> torch.nn.Mo
             layers += [module.Linear(inputs, units, network.bias), activation()]
         layers.append(module.Linear(sizes[-1], network.classes, network.bias))
     made: torch.nn.Module = module.Sequential(*layers, **settings)
-    return made.to(device)
+    return made.to(device, network.dtype)
 
 
 def batches(network: Network, device: str) -> list[tuple[Tensor, Tensor]]:
     """A few batches of random numbers."""
     return [
         (
-            torch.rand(network.samples, *network.inputs, device=device),
+            torch.rand(network.samples, *network.inputs, device=device).to(network.dtype),
             torch.randint(network.classes, (network.samples,), device=device),
         )
         for _ in range(BATCHES)
@@ -77,7 +77,11 @@ class Steps:
         keeps_gradients: bool = False,
     ) -> Run:
         """The ordinary training loop, with torch's fused SGD."""
-        optimizer = torch.optim.SGD(net.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, fused=True)
+        # NOTE: on a CPU that leaves most halves as they are (torch 2.13), and the one for many parameters serves.
+        fused = self.network.dtype == torch.float32
+        optimizer = torch.optim.SGD(
+            net.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, fused=fused, foreach=not fused
+        )
 
         def loss_of(x: Tensor, y: Tensor) -> Tensor:
             return F.cross_entropy(net(x, y) if needs_target else net(x), y)
@@ -188,7 +192,7 @@ def rows(plan: Plan) -> Iterator[dict[str, Any]]:
                 "group": "steps",
                 "op": rule,
                 "shape": f"{network.name}, batch {network.samples}",
-                "dtype": "float32",
+                "dtype": name_of(network.dtype),
                 "operations": operations(network, rule),
                 "times": {**of_rule, **shared},
             }

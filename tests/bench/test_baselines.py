@@ -54,6 +54,7 @@ def test_plain_steps_train_as_fastalign_does(network: Network, rule: str) -> Non
     net: Any = make(network, rule)
     kind = Convolutional if network.is_convolutional else Dense
     batches = Steps(network, "cpu").batches[:3]
+    rtol, atol = (1e-4, 1e-5) if network.dtype == torch.float32 else (0.02, 0.0)
     for form in kind(net, network.samples).forms(rule):
         trained: Any = make(network, rule)
         trained.load_state_dict(net.state_dict())
@@ -62,11 +63,11 @@ def test_plain_steps_train_as_fastalign_does(network: Network, rule: str) -> Non
         optimizer = torch.optim.SGD(trained.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
         reference = TrainStep(trained, loss="cross_entropy", optimizer=optimizer)
         for x, y in batches:
-            torch.testing.assert_close(step(x, y), reference.step(x, y), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(step(x, y).float(), reference.step(x, y).float(), rtol=rtol, atol=atol)
 
 
 def test_layers_of_one_width_are_also_measured_at_once() -> None:
-    assert list(Steps(TINY.networks[1], "cpu").plain("dfa")) == ["layer by layer", "all at once"]
+    assert list(Steps(TINY.networks[2], "cpu").plain("dfa")) == ["layer by layer", "all at once"]
 
 
 def test_a_quick_plan_measures_the_same_groups_with_less() -> None:

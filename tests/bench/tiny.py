@@ -18,6 +18,7 @@ TINY = Plan(
     dtypes=(torch.float32, torch.bfloat16),
     networks=(
         Network("6-8-3", (6,), (8,), classes=3, samples=4),
+        Network("6-8-3 bf16", (6,), (8,), classes=3, samples=4, dtype=torch.bfloat16),
         Network("6-8³-3", (6,), (8,) * 3, classes=3, samples=4),
         Network("6-8²-3", (6,), (8, 8), classes=3, samples=4, activation="relu", bias=False),
         Network("1×12² → 2", (1, 12, 12), (2,), classes=3, samples=4, activation="relu", bias=False),
