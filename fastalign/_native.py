@@ -169,8 +169,8 @@ def _register_cuda() -> None:
 def _keep_freed_memory() -> None:
     """Have the C library keep what an op or a step frees for the next: fresh pages cost more than writing to them does.
 
-    NOTE: glibc keeps up to twice the largest block that it has seen freed, of 32 MiB at most, unless it was told how
-    much (MALLOC_TRIM_THRESHOLD_); other libraries do as they like.
+    NOTE: glibc keeps up to twice the largest block that it has seen freed, of 32 MiB at most, unless a setting of its
+    own (MALLOC_TRIM_THRESHOLD_ or one of its like) says how much; other libraries do as they like.
     """
     torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from operator import index
+from typing import SupportsIndex
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -237,13 +241,18 @@ class ModulePass:
                 )
 
 
+_VECTOR = 8
+"""The width of a map from which on a row has windows enough for a vector."""
+
+
 class PoolingPass(ModulePass):
     """Max-pooling during one step. On a CPU it keeps its input alone: the way back finds the maxima once more."""
 
     _module: torch.nn.MaxPool2d
 
     def forward(self, h: Tensor, keep: Keep, sends_signal: bool = True) -> Tensor:
-        self._by_kernels = h.is_cpu and h.is_floating_point() and self._has_window(h) and not is_watched(self._module)
+        has_kernel = h.is_cpu and h.is_floating_point() and self._has_window(h) and h.shape[3] >= _VECTOR
+        self._by_kernels = has_kernel and h.is_contiguous() and not is_watched(self._module)
         if not self._by_kernels:
             return super().forward(h, keep, sends_signal)
         if keep:
@@ -277,7 +286,7 @@ def pass_of(link: Link, tape: Tape) -> ActivationPass | ModulePass:
     """A link during one step."""
     if isinstance(link, ActivationLink):
         return ActivationPass(link, tape)
-    pools = type(link.module) is torch.nn.MaxPool2d
+    pools = type(link.module) is torch.nn.MaxPool2d and "forward" not in vars(link.module)
     return PoolingPass(link.module, tape) if pools else ModulePass(link.module, tape)
 
 
@@ -317,5 +326,7 @@ def accepts(layer: torch.nn.Module, x: Tensor) -> None:
         raise ValueError(f"input: expected device {weight.device}, that of {layer}, got {x.device}")
 
 
-def _pair(value: int | tuple[int, ...]) -> list[int]:
-    return [value, value] if isinstance(value, int) else list(value)
+def _pair(value: SupportsIndex | Iterable[SupportsIndex]) -> list[int]:
+    """Two numbers, of one or two as torch's modules take them."""
+    values = [index(v) for v in value] if isinstance(value, Iterable) else [index(value)]
+    return values * 2 if len(values) == 1 else values

@@ -249,11 +249,12 @@ class LayerPass:
         links = [*self._links]
         while links:
             link = links.pop()
-            if isinstance(link, PoolingPass) and links and isinstance(activation := links[-1], ActivationPass):
+            before = links[-1] if links else None
+            if isinstance(link, PoolingPass) and isinstance(before, ActivationPass):
+                signal = link.backward(signal, before)
                 links.pop()
-                signal = link.backward(signal, activation)
-                continue
-            signal = link.backward(signal)
+            else:
+                signal = link.backward(signal)
             if isinstance(link, ModulePass):
                 self._add_local_gradients(link.take_gradients())
         return signal

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -279,3 +281,75 @@ def test_zero_padding_that_is_uneven_is_refused() -> None:
         ValueError, match=r"padding: 'same' with kernel \(2, 2\) .* pads unevenly; expected an odd kernel"
     ):
         net(IMAGES)
+
+
+POOLED = torch.rand(3, 2, 12, 21, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_back_through_pooling_dropout_and_activation(stride: int, padding: int, dilation: int, inplace: bool) -> None:
+    pool = nn.MaxPool2d(3, stride, padding, dilation)
+    assert_is_autograd(
+        nn.Sequential(
+            nn.Conv2d(2, 4, 3),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            pool,
+            nn.ReLU(inplace=inplace),
+            nn.Flatten(),
+            nn.Linear(pool(torch.zeros(1, 4, 10, 19)).numel(), 4),
+        ),
+        POOLED,
+        cross_entropy,
+    )
+
+
+def test_pooling_takes_what_torch_takes() -> None:
+    """Numbers in a tuple of one, or of NumPy."""
+    for window in ({"kernel_size": (2,)}, {"kernel_size": np.int64(2), "stride": (2,), "padding": (1,)}):
+        pool: Any = nn.MaxPool2d(**window)
+        size = pool(torch.zeros(1, 4, 10, 19)).numel()
+        assert_is_autograd(
+            nn.Sequential(nn.Conv2d(2, 4, 3), nn.Tanh(), pool, nn.Flatten(), nn.Linear(size, 4)), POOLED, cross_entropy
+        )
+
+
+class HalvedPool(torch.nn.MaxPool2d):
+    """A pooling with a forward pass of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 2
+
+
+def test_other_poolings_run_their_own_code() -> None:
+    def net(pool: torch.nn.Module) -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(2, 4, 3), nn.Tanh(), pool, nn.Flatten(), nn.Linear(180, 4), rule="bp")
+
+    assert_is_autograd(net(HalvedPool(2)), POOLED, cross_entropy)
+    replaced: Any = torch.nn.MaxPool2d(2)
+    replaced.forward = HalvedPool(2).forward
+    assert torch.equal(net(replaced)(POOLED), net(HalvedPool(2))(POOLED))
+    calls: list[object] = []
+    hooked = torch.nn.MaxPool2d(2)
+    hooked.register_forward_hook(lambda *values: calls.append(values))
+    assert_is_autograd(net(hooked), POOLED, cross_entropy)
+    assert calls
+
+
+def test_pooling_under_autocast() -> None:
+    """The signal and the map are of other dtypes than the parameters."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(180, 4), rule="bp")
+    plain = torch.nn.Sequential(*copy.deepcopy(list(net)))
+    for network in (net, plain):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = cross_entropy(network(POOLED).float())
+        loss.backward()
+    for parameter, expected in zip(net.parameters(), plain.parameters(), strict=True):
+        assert parameter.grad is not None
+        assert expected.grad is not None
+        assert torch.dist(parameter.grad, expected.grad) < 0.05 * expected.grad.norm()
