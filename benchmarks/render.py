@@ -56,19 +56,15 @@ def targets(found: Results) -> str:
     lines = ["| work | against | target | reached | | × best of torch |", "|---|---|---:|---|---|---|"]
 
     def line(
-        work: str,
-        against: str,
-        target: str,
-        values: list[float],
-        by_torch: list[float | None],
-        of: Callable[[float], str] = "{:.2f}".format,
+        work: str, against: str, most: float, reached: list[float], by_torch: list[float | None], unit: str = ""
     ) -> None:
-        if not values:
+        """unit: of what is reached, which is a ratio where there is none, else what is more than the other takes."""
+        if not reached:
             return
-        values, others, most = sorted(values), _sorted(by_torch), float(re.findall(r"[\d.]+", target)[0])
-        inside = sum(value <= most for value in values)
-        verdict = "yes" if inside == len(values) else f"{inside} of {len(values)}" if inside else "no"
-        shown = _range(values, of), verdict, _range(others, "{:.2f}".format)
+        inside = sum(value <= most for value in reached)
+        verdict = "yes" if inside == len(reached) else f"{inside} of {len(reached)}" if inside else "no"
+        target, form = (f"{most:g} {unit} more", f"{{:+.0f}} {unit}") if unit else (f"{most}", "{:.2f}")
+        shown = _range(sorted(reached), form), verdict, _range(_sorted(by_torch), "{:.2f}")
         lines.append(f"| {work} | {against} | ≤ {target} | {' | '.join(shown)} |")
 
     def of_op(
@@ -76,31 +72,30 @@ def targets(found: Results) -> str:
         op: str,
         dtype: str,
         against: str,
-        target: str,
-        shapes: Callable[[str], bool] = lambda _: True,
+        most: float,
+        shapes: Callable[[str], bool],
         rival: str = "floor",
+        unit: str = "",
     ) -> None:
         rows = [row for row in ops if row["op"] == op and row["dtype"] == dtype and shapes(row["shape"])]
         by_torch = [max(_sorted(ratio(row, "fastalign", way) for way in RIVALS if way != "floor")) for row in rows]
-        if "µs" in target:
-            reached, of = [_over(row, "fastalign", rival) for row in rows], "{:+.0f} µs".format
-        else:
-            reached, of = _sorted(ratio(row, "fastalign", rival) for row in rows), "{:.2f}".format
-        line(f"{work}, {dtype}", against, target, reached, [*by_torch], of)
+        ratios = _sorted(ratio(row, "fastalign", rival) for row in rows)
+        reached = [_over(row, "fastalign", rival) for row in rows] if unit else ratios
+        line(f"{work}, {dtype}", against, most, reached, [*by_torch], unit)
 
     for dtype in ("float32", "bfloat16"):
-        of_op("`dfa_projection`, C ≤ 100", "feedback_term", dtype, "floor", "1.3", _few_classes)
+        of_op("`dfa_projection`, C ≤ 100", "feedback_term", dtype, "floor", 1.3, _few_classes)
         of_op(
-            "`dfa_projection`, C ≤ 100", "feedback_term", dtype, "bare `mm(e, Bᵀ)`", "1", _few_classes, "bare product"
+            "`dfa_projection`, C ≤ 100", "feedback_term", dtype, "bare `mm(e, Bᵀ)`", 1.0, _few_classes, "bare product"
         )
         for op in ("dfa_linear_update", "pepita_linear_update"):
-            of_op(f"`{op}`, below 64 × 784 × 1024", op, dtype, "bare `mm`", "15 µs more", lambda s: _size(s) < _SMALL)
-            of_op(f"`{op}`, from there on", op, dtype, "bare `mm`", "1.12", lambda s: _SMALL <= _size(s) < _LARGE)
-            of_op(f"`{op}`, from 256 × 1024 × 1024 on", op, dtype, "bare `mm`", "1.08", lambda s: _size(s) >= _LARGE)
+            of_op(f"`{op}`, below 64 × 784 × 1024", op, dtype, "bare `mm`", 15, lambda s: _size(s) < _SMALL, unit="µs")
+            of_op(f"`{op}`, from there on", op, dtype, "bare `mm`", 1.12, lambda s: _SMALL <= _size(s) < _LARGE)
+            of_op(f"`{op}`, from 256 × 1024 × 1024 on", op, dtype, "bare `mm`", 1.08, lambda s: _size(s) >= _LARGE)
         op, bare = "pepita_conv2d_update", "bare `conv2d_weight`"
-        of_op(f"`{op}`, 96 × 15² → 128", op, dtype, bare, "1.03", lambda s: "96 × 15²" in s)
-        of_op(f"`{op}`, others", op, dtype, bare, "1.0", lambda s: "96 × 15²" not in s)
-    for rule, target in (("dfa", "1.15"), ("pepita", "1.3")):
+        of_op(f"`{op}`, 96 × 15² → 128", op, dtype, bare, 1.03, lambda s: "96 × 15²" in s)
+        of_op(f"`{op}`, others", op, dtype, bare, 1.0, lambda s: "96 × 15²" not in s)
+    for rule, target in (("dfa", 1.15), ("pepita", 1.3)):
         for row in steps:
             if row["op"] == rule and row["shape"].startswith("784-1024" if rule == "pepita" else "784"):
                 reached = _sorted([ratio(row, "fastalign step", "floor")])
@@ -110,7 +105,7 @@ def targets(found: Results) -> str:
         rows = [row for row in steps if row["shape"] == shape]
         reached = [_over(row, "fastalign step", "floor") for row in rows]
         by_torch = [ratio(row, "fastalign step", best_plain(row)) for row in rows]
-        line(f"step, each rule, {shape}", "floor", "50 µs more", reached, by_torch, "{:+.0f} µs".format)
+        line(f"step, each rule, {shape}", "floor", 50, reached, by_torch, "µs")
     for rule, network, rival, target in (
         ("dfa", "784-1024-10", COMPILED_BP, 0.8),
         ("dfa", "784-800⁴-10", COMPILED_BP, 0.7),
@@ -120,13 +115,13 @@ def targets(found: Results) -> str:
         for row in steps:
             if row["op"] == rule and row["shape"].startswith(network):
                 reached = _sorted([ratio(row, "fastalign step", rival)])
-                line(f"step, {rule.upper()}, {row['shape']}", rival, str(target), reached, [])
+                line(f"step, {rule.upper()}, {row['shape']}", rival, target, reached, [])
     deepest = [row for row in memory if row["depth"] == max(r["depth"] for r in memory)]
     for row in deepest:
         if "recompute" in row["peak_bytes"]:
             share = row["peak_bytes"]["recompute"] / row["two_layers"]
             work = f"memory, recomputed, {row['op'].upper()}, {row['shape']}"
-            line(work, "two layers' activations", "1.2", [share], [])
+            line(work, "two layers' activations", 1.2, [share], [])
     return "\n".join(lines)
 
 
@@ -134,8 +129,8 @@ def _sorted(values: Iterable[float | None]) -> list[float]:
     return sorted(value for value in values if value is not None)
 
 
-def _range(values: Sequence[float], of: Callable[[float], str]) -> str:
-    return " … ".join(dict.fromkeys(of(value) for value in (*values[:1], *values[-1:])))
+def _range(values: Sequence[float], form: str) -> str:
+    return " … ".join(dict.fromkeys(form.format(value) for value in (*values[:1], *values[-1:])))
 
 
 def _over(row: Mapping[str, Any], own: str, other: str) -> float:
