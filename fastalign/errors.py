@@ -14,6 +14,10 @@ class DataError(UserError):
     """A data file is missing, truncated, corrupt or mislabelled."""
 
 
+class MissingDataError(DataError):
+    """A data folder or file is not there."""
+
+
 class RunError(UserError):
     """A run cannot start, continue or be saved."""
 

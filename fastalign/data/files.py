@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastalign.errors import DataError
+from fastalign.errors import DataError, MissingDataError
 
 ENVIRONMENT_VARIABLE = "FASTALIGN_DATA"
 
@@ -20,10 +20,10 @@ def data_directory(directory: str | os.PathLike[str] | None) -> Path:
     """The folder given, else that of the environment variable FASTALIGN_DATA."""
     chosen = directory or os.environ.get(ENVIRONMENT_VARIABLE)
     if not chosen:
-        raise DataError(f"no data folder: give --data DIR or set {ENVIRONMENT_VARIABLE}")
+        raise MissingDataError(f"no data folder: give --data DIR or set {ENVIRONMENT_VARIABLE}")
     path = Path(chosen)
     if not path.is_dir():
-        raise DataError(f"the data folder {path} is not a folder")
+        raise MissingDataError(f"the data folder {path} is not a folder")
     return path
 
 
@@ -31,14 +31,14 @@ def find(directory: Path, folders: Sequence[str], names: Sequence[str], source: 
     """The first of the files `names` in the first of `folders` (paths below `directory`) that has one.
 
     Raises:
-        DataError: none is there; says which names were sought in which folders, and where to get them.
+        MissingDataError: none is there; says which names were sought in which folders, and where to get them.
     """
     for folder in folders:
         for name in names:
             path = directory / folder / name
             if path.is_file():
                 return path
-    raise DataError(
+    raise MissingDataError(
         f"{' or '.join(names)} is missing in {directory} (looked in: {', '.join(folders)}); get it from {source}"
     )
 

@@ -10,7 +10,7 @@ import torch
 
 from fastalign import data
 from fastalign.analysis.plots import FORMATS
-from fastalign.errors import MissingPackageError, RunError, UserError
+from fastalign.errors import MissingDataError, MissingPackageError, RunError, UserError
 from fastalign.experiments.published import TABLES, Table
 from fastalign.reproduce import figure_text, render
 from fastalign.reproduce.figure import Figure, runs_of
@@ -86,10 +86,11 @@ def _with_data(jobs: Sequence[Job], data_directory: str | None, every: bool) -> 
     every: all must.
 
     Raises:
-        UserError: none can, or not every one that must: one error about it, before anything is begun, is enough.
+        UserError: none can, or not every one that must, or data are damaged: one error about it, before anything is
+            begun, is enough.
     """
     wanting = [job for job in jobs if not job.is_done(job.history())]
-    tried = {name: _error_of_data(name, data_directory) for name in sorted({job.recipe.dataset for job in wanting})}
+    tried = {name: _missing_data(name, data_directory) for name in sorted({job.recipe.dataset for job in wanting})}
     missing = {name: error for name, error in tried.items() if error is not None}
     left = [job for job in wanting if job.recipe.dataset in missing]
     if missing and (every or len(left) == len(jobs)):
@@ -99,10 +100,10 @@ def _with_data(jobs: Sequence[Job], data_directory: str | None, every: bool) -> 
     return [job for job in jobs if job not in left], lines
 
 
-def _error_of_data(dataset: str, directory: str | None) -> UserError | None:
+def _missing_data(dataset: str, directory: str | None) -> MissingDataError | None:
     try:
         data.load(dataset, directory)
-    except UserError as error:
+    except MissingDataError as error:
         return error
     return None
 

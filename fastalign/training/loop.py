@@ -202,7 +202,7 @@ class Trainer:
         if frozen:
             self.network.set_rule("bp")
         else:
-            set_rule(self.network, self.recipe, self._rule)
+            set_rule(self.network, self.recipe, self._rule, lambda: self.processes.share_of_updates)
 
     def _step(self, batch: Tensor) -> None:
         """One update, from this process's part of the batch."""

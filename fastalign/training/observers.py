@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import index
 
 from fastalign.analysis import alignment_angles, gradient_angles, weight_norms
 from fastalign.analysis.networks import evaluated
@@ -28,7 +29,7 @@ def observed(network: Sequential, observers: Mapping[str, Observer]) -> dict[str
         for name, observe in observers.items():
             told = observe(network)
             try:
-                found[name] = {int(layer): float(value) for layer, value in told.items()}
+                found[name] = {index(layer): float(value) for layer, value in told.items()}
             except (AttributeError, TypeError, ValueError) as error:
                 raise TypeError(f"observers: expected of {name!r} a number for each layer, got {told!r}") from error
     return found

@@ -56,6 +56,7 @@ def train(
         Interrupted: Ctrl-C came; what was done is saved.
         UserError: settings, data or folder do not allow the run; what the folder holds is as it was.
         TypeError: an observer tells something else than numbers by layer.
+        ValueError: one has the name of what is observed already.
     """
     processes = Processes.from_environment()
     folder = RunFolder(out)
@@ -91,6 +92,8 @@ def _train_in_folder(
         trainer = _make_trainer(recipe, settings, splits, processes)
         if settings.observe:
             trainer.observers.update(standard_observers(trainer.splits.train, trainer.loss, recipe.reduction))
+        if same := trainer.observers.keys() & observers.keys():
+            raise ValueError(f"observers: {', '.join(sorted(same))} is noted already, expected other names")
         observed(trainer.network, observers)  # what cannot be noted is known before anything is trained
         trainer.observers.update(observers)
         history = _restore(trainer, folder) if saved else []

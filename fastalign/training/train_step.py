@@ -56,7 +56,8 @@ class TrainStep:
             the error of a sample then know its `error_scale`; of a callable they take it to be N, a mean's, if they
             have none of their own.
         optimizer: over the network's parameters.
-        reduction: of a loss by name over the batch, "mean" or "sum".
+        reduction: of a loss by name over the batch, "mean" or "sum". Rules that need the error of a sample take s = N
+            or 1 for it; where labels of −100 leave samples out of a mean, give the rule an `error_scale` of its own.
         memory: "store" the activities for the updates, or "recompute" them layer by layer once the error is known, in
             a memory that does not grow with depth (DFA, DRTP, IFA, PEPITA; not recorded).
 

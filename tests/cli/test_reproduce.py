@@ -152,6 +152,22 @@ def test_rows_without_data_are_left_out_unless_they_are_named(tmp_path: Path, fa
     assert (tmp_path / "o/D2.csv").read_bytes() == before
 
 
+def test_damaged_data_are_an_error(tmp_path: Path, fastalign: Fastalign) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in (
+        "train-images-idx3-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte",
+        "t10k-labels-idx1-ubyte",
+    ):
+        (folder / name).write_bytes(b"no such file")
+    result = fastalign("reproduce", "D2", "--seeds", "1", "--epochs", "1", "--data", folder, "--out", "o")
+    assert result.code == 2
+    assert "get it again from" in result.error
+    assert not (tmp_path / "o").exists()
+
+
 def test_a_folder_with_other_settings_is_refused(tmp_path: Path, fastalign: Fastalign) -> None:
     folder = tmp_path / "o/digits/mlp/bp/seed-0"
     arguments = ("train", "digits/mlp", "--rule", "bp", "--epochs", "1", "--lr", "0.3", "--out", folder)

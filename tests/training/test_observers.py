@@ -104,8 +104,13 @@ def test_functions_of_the_users_are_noted_with_the_others_and_without(tmp_path: 
     assert read_metrics(tmp_path / "together") == [together]
 
 
-@pytest.mark.parametrize("told", [1.5, {1: "much"}, {"first": 1.0}, None])
+@pytest.mark.parametrize("told", [1.5, {1: "much"}, {"first": 1.0}, {1.7: 1.0}, None])
 def test_an_observer_that_tells_no_numbers_is_named_before_anything_is_trained(tmp_path: Path, told: Any) -> None:
     with pytest.raises(TypeError, match="observers: expected of 'mine' a number for each layer, got"):
         train(MLP, "dfa", {}, out=tmp_path / "run", progress=Progress(), observers={"mine": lambda network: told})
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_an_observer_with_the_name_of_another_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="observers: weight_norm is noted already"):
+        train(MLP, "dfa", {"observe": True}, out=tmp_path / "run", progress=Progress(), observers={"weight_norm": mine})
