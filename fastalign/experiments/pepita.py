@@ -114,7 +114,7 @@ def _whitened(row: Recipe) -> Recipe:
 
 
 def _drtp_readings(row: Recipe) -> tuple[Recipe, ...]:
-    """One step each from the table's recipe to that of Frenkel et al.'s code, all of these, and one more from there."""
+    """One step each from the table's recipe to that of Frenkel et al.'s code, all of these, and steps on from there."""
     drtp = row.rules["drtp"]
     scale = drtp.options["error_scale"]
     # An output error that is a mean over the classes too, by ten times the hidden updates at a tenth of the rate.
@@ -136,6 +136,7 @@ def _drtp_readings(row: Recipe) -> tuple[Recipe, ...]:
         "code": code,
         "code-decay": {**code, "decay_epochs": row.decay_epochs},
         "code-batch-100": {**code, "batch_size": 100},
+        "code-batch-100-decay": {**code, "batch_size": 100, "decay_epochs": row.decay_epochs},
         "code-tenth-rate": {
             **code,
             "rules": {"drtp": replace(code["rules"]["drtp"], learning_rate=averaged.learning_rate / 10)},

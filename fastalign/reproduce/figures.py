@@ -273,6 +273,7 @@ B_DRTP = Figure(
                 "code": "the code's (all but the hidden means)",
                 "code-decay": "the code's, the rate falling at epoch 60",
                 "code-batch-100": "the code's, batch 100",
+                "code-batch-100-decay": "the code's, batch 100, the rate falling at epoch 60",
                 "code-tenth-rate": "the code's, a tenth of the rate",
             }.items()
         ),
