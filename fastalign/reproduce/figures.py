@@ -133,7 +133,8 @@ B_SLOWNESS = Figure(
         for rule, value in zip(_SLOWNESS_RULES, values, strict=True)
     },
     note="acc(t) = highest · t / (slowness + t), fitted to the first 60 epochs. In the runs kept with the sources "
-    "BP on MNIST is as slow as in the paper, FA and PEPITA are slower, FA by far, and DRTP is faster: not explained.",
+    "BP on MNIST is as slow as in the paper; FA and PEPITA are slower, FA by far: not explained. DRTP is faster, and as slow "
+    "as in the paper by the recipe of the code that the paper used (B-drtp).",
     measure="accuracy",
 )
 
@@ -257,6 +258,10 @@ def _draw_together(figure: Figure, runs: Runs, format: str) -> bytes:
     return comparisons({quantity.name: Comparison(curves, quantity=quantity.name)}, "", figure.title, format)
 
 
+def _accuracy_and_slowness(figure: Figure, run: Run) -> dict[str, float]:
+    return {**last_values(figure, run), **_slowness(figure, run)}
+
+
 B_DRTP = Figure(
     "B-drtp",
     "Dellaferrera & Kreiman 2022, table 1: DRTP as the text has it, and as the code of Frenkel et al. 2019 has it",
@@ -279,8 +284,11 @@ B_DRTP = Figure(
         ),
     ],
     (TEST_ACCURACY,),
+    measured=_accuracy_and_slowness,
     draw=_draw_together,
-    published={"table 1": {TEST_ACCURACY.name: "95.10 ± 0.10"}},
+    published={"table 1": {TEST_ACCURACY.name: "95.10 ± 0.10", SLOWNESS: "0.063"}},
+    note="Frenkel et al.'s code takes 100 samples a batch unless told otherwise; the rate falls at epoch 60 in the text. Of "
+    "all readings that learn as slowly as published, both together come nearest to the published accuracy.",
     measure="accuracy",
 )
 _DIVISORS = {
