@@ -133,8 +133,8 @@ B_SLOWNESS = Figure(
         for rule, value in zip(_SLOWNESS_RULES, values, strict=True)
     },
     note="acc(t) = highest · t / (slowness + t), fitted to the first 60 epochs. In the runs kept with the sources "
-    "BP on MNIST is as slow as in the paper; FA and PEPITA are slower, FA by far: not explained. DRTP is faster, and as slow "
-    "as in the paper by the recipe of the code that the paper used (B-drtp).",
+    "BP on MNIST is as slow as in the paper; FA and PEPITA are slower, FA by far: not explained. DRTP is faster, and "
+    "as slow as in the paper by the recipe of the code that the paper used (B-drtp).",
     measure="accuracy",
 )
 
@@ -287,8 +287,8 @@ B_DRTP = Figure(
     measured=_accuracy_and_slowness,
     draw=_draw_together,
     published={"table 1": {TEST_ACCURACY.name: "95.10 ± 0.10", SLOWNESS: "0.063"}},
-    note="Frenkel et al.'s code takes 100 samples a batch unless told otherwise; the rate falls at epoch 60 in the text. Of "
-    "all readings that learn as slowly as published, both together come nearest to the published accuracy.",
+    note="Frenkel et al.'s code takes 100 samples a batch unless told otherwise; in the text the rate falls at epoch "
+    "60. Of the readings that learn as slowly as published, both together come nearest to the published accuracy.",
     measure="accuracy",
 )
 _DIVISORS = {
