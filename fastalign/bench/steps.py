@@ -9,9 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_weight
 
 import fastalign.nn as nn
+from fastalign.bench.floor import passes, products
 from fastalign.bench.measure import Run, measure, name_of
 from fastalign.bench.plain import LEARNING_RATE, MOMENTUM, Convolutional, Dense, Step
 from fastalign.bench.plan import Network, Plan
@@ -20,6 +20,7 @@ from fastalign.training.train_step import TrainStep
 RULES = ("bp", "fa", "dfa", "drtp", "pepita")
 BATCHES = 8
 BP, COMPILED_BP = "BP by torch", "BP by torch.compile"
+FLOOR_WITH_PASSES = "floor with activations and loss"
 
 
 def make(network: Network, rule: str | None, device: str = "cpu") -> torch.nn.Module:
@@ -113,24 +114,18 @@ class Steps:
         return plain(net, self.network.samples).forms(rule)
 
     def floor(self, rule: str) -> Run:
-        """What a step cannot do without: its products by the library, ΔW into the momentum, a pass over W and V.
+        """See `fastalign.bench.floor.products`."""
+        return products(make(self.network, None, self.device), self.batches[0][0], rule)
 
-        Forward products; the products that take an error back for BP and FA; PEPITA's second pass of all layers but
-        the first, whose second pass is a product with as many columns as classes. δ and h are given.
-        """
-        net: Any = make(self.network, None, self.device)
-        h, layers = self.batches[0][0], []
-        with torch.no_grad():
-            for module in net:
-                pre, h = h, module(h)
-                if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-                    layers.append(_Products(module.weight.detach().clone(), pre, torch.randn_like(h)))
+    def floor_with_passes(self, rule: str) -> Run:
+        """The floor, then `fastalign.bench.floor.passes`."""
+        net: Any = make(self.network, rule, self.device)
+        calls = [self.floor(rule), *(call for _, call in passes(net, *self.batches[0], rule))]
 
         @torch.no_grad()
         def run() -> None:
-            for number, products in enumerate(layers):
-                products.forward(again=rule == "pepita" and 0 < number < len(layers) - 1)
-                products.update(goes_back=rule in ("bp", "fa") and number > 0)
+            for call in calls:
+                call()
 
         return run
 
@@ -145,31 +140,6 @@ def operations(network: Network, rule: str) -> int:
         products = [a * b for a, b in pairwise((*network.inputs, *network.hidden, network.classes))]
     again = {"bp": products[1:], "fa": products[1:], "pepita": products[1:-1]}.get(rule, [])
     return 2 * network.samples * (2 * sum(products) + sum(again))
-
-
-class _Products:
-    """The products of one layer, with a pass over W and V."""
-
-    def __init__(self, weight: Tensor, pre: Tensor, post: Tensor) -> None:
-        self.weight, self.velocity = weight, torch.zeros_like(weight)
-        self.pre, self.post, self.out = pre, post, torch.empty_like(post)
-
-    def forward(self, again: bool) -> None:
-        for _ in range(1 + again):
-            if self.weight.dim() == 4:
-                F.conv2d(self.pre, self.weight)
-            else:
-                torch.mm(self.pre, self.weight.t(), out=self.out)
-
-    def update(self, goes_back: bool) -> None:
-        if goes_back:
-            torch.mm(self.post, self.weight)
-        if self.weight.dim() == 4:
-            update = conv2d_weight(self.pre, self.weight.shape, self.post)
-            self.velocity.mul_(MOMENTUM).add_(update)
-        else:
-            self.velocity.addmm_(self.post.t(), self.pre, beta=MOMENTUM)
-        self.weight.sub_(self.velocity, alpha=LEARNING_RATE)
 
 
 def rows(plan: Plan) -> Iterator[dict[str, Any]]:
@@ -204,6 +174,8 @@ def _of_rule(steps: Steps, rule: str, plan: Plan) -> dict[str, Run]:
         "fastalign loop": steps.fastalign_loop(rule),
         "floor": steps.floor(rule),
     }
+    if not steps.network.is_convolutional:
+        found[FLOOR_WITH_PASSES] = steps.floor_with_passes(rule)
     forms = steps.plain(rule)
     for form, step in forms.items():
         found[f"plain PyTorch, {form}"] = steps.over_batches(step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from tiny import TINY
 from torch import Tensor
 
 from fastalign.bench.cases import all_cases
+from fastalign.bench.floor import passes
 from fastalign.bench.plain import LEARNING_RATE, MOMENTUM, Convolutional, Dense
 from fastalign.bench.plan import Network, Plan
-from fastalign.bench.steps import RULES, Steps, make
+from fastalign.bench.steps import FLOOR_WITH_PASSES, RULES, Steps, make, rows
 from fastalign.ops.schemas import SCHEMAS
 from fastalign.training.train_step import TrainStep
 
@@ -68,6 +70,30 @@ def test_plain_steps_train_as_fastalign_does(network: Network, rule: str) -> Non
 
 def test_layers_of_one_width_are_also_measured_at_once() -> None:
     assert list(Steps(TINY.networks[2], "cpu").plain("dfa")) == ["layer by layer", "all at once"]
+
+
+@pytest.mark.parametrize("rule", ["dfa", "pepita"])
+def test_what_is_beside_the_floor_is_what_the_rule_needs(rule: str) -> None:
+    """The loss, h, and the terms of the first layer's update, in the numbers of the network's own step."""
+    torch.manual_seed(0)
+    net: Any = make(TINY.networks[0], rule)
+    x, y = Steps(TINY.networks[0], "cpu").batches[0]
+    found: dict[str, Any] = {part: call() for part, call in reversed(list(passes(net, x, y, rule))) if part != "biases"}
+    step = net.new_step(x, None)
+    with torch.no_grad():
+        outputs = step.forward(x)
+        loss, gradient = found["loss"]
+        first = next(u for u in step.updates(tuple(step.release()), gradient) if u.layer is step.layers[0])
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(outputs, y))
+    torch.testing.assert_close(found["activations"], net[:2](x))
+    torch.testing.assert_close(found["postsynaptic"], first.post)
+    if rule == "pepita":
+        torch.testing.assert_close(found["modulation"], first.pre)
+
+
+def test_the_floor_with_all_passes_is_measured_of_dense_networks() -> None:
+    plan = replace(TINY, networks=(TINY.networks[0], TINY.networks[-1]))
+    assert [FLOOR_WITH_PASSES in row["times"] for row in rows(plan)] == [True] * len(RULES) + [False] * len(RULES)
 
 
 def test_a_quick_plan_measures_the_same_groups_with_less() -> None:
