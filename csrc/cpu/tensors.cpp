@@ -95,7 +95,14 @@ Tensor empty(IntHeaderOnlyArrayRef sizes, ScalarType dtype) {
 Tensor row_major(const Tensor& tensor) { return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor); }
 
 Tensor in_dtype(const Tensor& tensor, ScalarType dtype) {
-  return tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype);
+  if (tensor.scalar_type() == dtype) return tensor;
+  if (tensor.scalar_type() == ScalarType::Double || dtype == ScalarType::Double || !tensor.is_contiguous()) {
+    return torch::stable::to(tensor, dtype);
+  }
+  // The library's own way there takes longer than a small tensor.
+  Tensor converted = empty(tensor.sizes(), dtype);
+  run_elementwise(tensor, {.finish = Finish::scale, .scale = 1, .result = output(converted)});
+  return converted;
 }
 
 Tensor wide(const Tensor& tensor) { return in_dtype(tensor, wide_dtype(tensor)); }

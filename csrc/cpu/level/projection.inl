@@ -163,19 +163,39 @@ void pack(Unpacked<W> from, int64_t classes, int64_t first, int64_t count, int64
   }
 }
 
+// Rows of sums through an epilogue without a bias or dropout, where the operand or the result is in half precision.
+template <typename W>
+void finish_halves(const Epilogue& epilogue, const W* sums, int64_t rows, int64_t first, int64_t count) {
+  constexpr int64_t most = 8;
+  W operands[most * strip], results[most * strip];
+  for (int64_t row = 0; row < rows; row += most) {
+    const int64_t height = rows - row < most ? rows - row : most, place = first + row * epilogue.columns;
+    for (int64_t r = 0; r < height; ++r) {
+      W* values = operands + r * strip;
+      const W* operand = load(epilogue.operand, place + r * epilogue.columns, count, values);
+      if (operand != values) memcpy(values, operand, size_t(count) * sizeof(W));
+    }
+    apply(epilogue, Rows<W>{sums + row * strip, strip, operands, strip, results, strip, height, count / unit});
+    for (int64_t r = 0; r < height; ++r) {
+      store(epilogue.result, place + r * epilogue.columns, count, results + r * strip);
+    }
+  }
+}
+
 // The epilogue of a strip of `rows` sums whose first stands at element `first` of the result.
 template <typename W>
 void finish_tile(const Epilogue& epilogue, const W* sums, int64_t rows, int64_t first, int64_t count) {
   const Dtype wide = sizeof(W) == sizeof(double) ? Dtype::float64 : Dtype::float32;
-  const bool in_place = epilogue.result.dtype == wide && epilogue.operand.data != nullptr &&
-                        epilogue.operand.dtype == wide && epilogue.bias.data == nullptr &&
-                        epilogue.preactivation.data == nullptr && !epilogue.dropout.active;
-  if (in_place && count % unit == 0) {
+  const bool is_plain = epilogue.operand.data != nullptr && epilogue.bias.data == nullptr &&
+                        epilogue.preactivation.data == nullptr && !epilogue.dropout.active && count % unit == 0;
+  if (!is_plain) {
+    for (int64_t r = 0; r < rows; ++r) finish(epilogue, sums + r * strip, first + r * epilogue.columns, count);
+  } else if (epilogue.result.dtype != wide || epilogue.operand.dtype != wide) {
+    finish_halves(epilogue, sums, rows, first, count);
+  } else {
     const int64_t columns = epilogue.columns;
     apply(epilogue, Rows<W>{sums, strip, static_cast<const W*>(epilogue.operand.data) + first, columns,
                             static_cast<W*>(epilogue.result.data) + first, columns, rows, count / unit});
-  } else {
-    for (int64_t r = 0; r < rows; ++r) finish(epilogue, sums + r * strip, first + r * epilogue.columns, count);
   }
 }
 
