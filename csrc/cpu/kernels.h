@@ -96,10 +96,13 @@ struct Pooling {
   Input h{};
   Input delta{};    // of the difference alone
   Input signal{};   // of the way back alone, pooled
-  Output result{};  // pooled; of the way back shaped like h, and wide
+  Output result{};  // pooled; of the way back shaped like h, and wide, unless by bands
   int64_t planes{}, height{}, width{}, output_height{}, output_width{};
   int64_t kernel[2]{}, stride[2]{}, padding[2]{}, dilation[2]{};
+  bool by_bands{};  // windows of 2 × 2 side by side, in maps no wider than `pooling_width`
 };
+
+constexpr int64_t pooling_width = 512;
 
 // Σ post ⊗ patch of pre and Σ post of a convolution of stride 1, one group, float32, for each chunk of samples alone.
 struct ConvolutionUpdate {

@@ -40,6 +40,11 @@ struct Windows {
     }
     pooling.output_height = pooled_sizes[2];
     pooling.output_width = pooled_sizes[3];
+    pooling.by_bands = pooling.width <= pooling_width;
+    for (int i = 0; i < 2; ++i) {
+      pooling.by_bands = pooling.by_bands && kernel_size[i] == 2 && steps[i] == 2 && padding[i] == 0 &&
+                         dilation[i] == 1 && 2 * pooled_sizes[2 + i] <= h.size(2 + i);
+    }
   }
 
   // Runs a function of (begin, end) over ranges of the planes.
@@ -79,7 +84,7 @@ Tensor max_pool2d_backward_cpu(const Tensor& signal, const Tensor& h, const Tens
   check_shape("signal", signal, {sizes[0], sizes[1], sizes[2], sizes[3]});
   const Tensor values = row_major(h), operand = row_major(kept), received = row_major(signal);
   Tensor delta = empty(h.sizes(), h.scalar_type());
-  const Tensor sums = is_half(h) ? empty(h.sizes(), wide_dtype(h)) : delta;
+  const Tensor sums = is_half(h) && !windows.pooling.by_bands ? empty(h.sizes(), wide_dtype(h)) : delta;
   windows.pooling.h = input(values);
   windows.pooling.signal = input(received);
   windows.pooling.result = output(sums);

@@ -44,6 +44,29 @@ void run_by_library(const LinearStep& step) {
   sink(weight, product, scale);
 }
 
+// Whether the own kernel is faster than the library's product. Where parameters descend it saves a pass over them; of
+// an update that is only written, no more than the library's preparations.
+bool own_kernel_takes(const LinearStep& step) {
+  constexpr int64_t few = int64_t(1) << 18;  // multiplications
+  const auto& [post, pre, scale, weight, bias] = step;
+  if (is_half(post) || post.size(0) > cpu_kernels().most_samples) return false;
+  const bool only_written = weight.settings == nullptr && weight.target.dtype == dtype_of(post);
+  return !only_written || post.numel() * pre.size(1) <= few;
+}
+
+void sum_into(Output result, const Tensor& post, double scale) {
+  const Tensor values = row_major(post);
+  const int64_t images = post.size(0), channels = post.size(1);
+  const int64_t positions = post.dim() == 4 ? post.size(2) * post.size(3) : 1;
+  const Kernels& kernels = cpu_kernels();
+  const int64_t block = positions == 1 ? bias_block : 1;
+  const int64_t work = images * positions * block;
+  parallel(blocks(channels, block), work < 32768 ? 32768 / (work + 1) + 1 : 1, [&](int64_t begin, int64_t end) {
+    const int64_t last = std::min(end * block, channels);
+    kernels.channel_sums(input(values), images, channels, positions, scale, result, begin * block, last);
+  });
+}
+
 }  // namespace
 
 Tensor difference(const Tensor& h, const Tensor& h_mod, ScalarType dtype) {
@@ -60,15 +83,18 @@ ScalarType update_dtype(const Tensor& pre, int64_t units, bool descends) {
 }
 
 void run_linear_steps(const std::vector<LinearStep>& steps) {
-  const Kernels& kernels = cpu_kernels();
   std::vector<LinearUpdate> updates;
   std::vector<int64_t> first_task{0};
   int64_t multiplications = 0;
   for (const LinearStep& step : steps) {
     const auto& [post, pre, scale, weight, bias] = step;
-    if (is_half(post) || post.size(0) > kernels.most_samples) {
+    if (!own_kernel_takes(step)) {
       run_by_library(step);
-      if (bias.target.data) sink(bias, bias_update(post, scale, wide_dtype(post)), 1);
+      if (bias.target.data != nullptr && bias.settings == nullptr) {
+        sum_into(bias.target, post, scale);
+      } else if (bias.target.data != nullptr) {
+        sink(bias, bias_update(post, scale, wide_dtype(post)), 1);
+      }
       continue;
     }
     updates.push_back({.post = post.const_data_ptr(),
@@ -85,22 +111,15 @@ void run_linear_steps(const std::vector<LinearStep>& steps) {
     first_task.push_back(first_task.back() + blocks(post.size(1), update_rows));
     multiplications += post.numel() * pre.size(1);
   }
+  const Kernels& kernels = cpu_kernels();
   parallel(first_task, 1 + worth_a_thread * first_task.back() / (multiplications + 1),
            [&](size_t i, int64_t begin, int64_t end) { kernels.linear_update(updates[i], begin, end); });
 }
 
 Tensor bias_update(const Tensor& post, double scale, ScalarType dtype) {
-  const Tensor values = row_major(post);
-  const int64_t images = post.size(0), channels = post.size(1);
-  const int64_t positions = post.dim() == 4 ? post.size(2) * post.size(3) : 1;
+  const int64_t channels = post.size(1);
   Tensor result = empty({&channels, 1}, dtype);
-  const Kernels& kernels = cpu_kernels();
-  const int64_t block = positions == 1 ? bias_block : 1;
-  const int64_t work = images * positions * block;
-  parallel((channels + block - 1) / block, work < 32768 ? 32768 / (work + 1) + 1 : 1, [&](int64_t begin, int64_t end) {
-    const int64_t last = end * block < channels ? end * block : channels;
-    kernels.channel_sums(input(values), images, channels, positions, scale, output(result), begin * block, last);
-  });
+  sum_into(output(result), post, scale);
   return result;
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import mmap
 import subprocess
 import sys
@@ -58,8 +59,8 @@ def run_all() -> None:
             post, post_mod, pre = (guard(torch.randn(3, *s).to(dtype)) for s in ((5, 7, 9), (5, 7, 9), (3, 7, 11)))
             torch.ops.fastalign.pepita_conv2d_update(post, post_mod, pre, *CONVOLUTION)
             torch.ops.fastalign.conv2d_update(post, pre, *CONVOLUTION, 0.5, True)
-            for window in WINDOWS:
-                h, delta = (guard(torch.randn(2, 2, 5, 40).to(dtype)) for _ in range(2))
+            for window, height in itertools.product(WINDOWS, (5, 6)):
+                h, delta = (guard(torch.randn(2, 2, height, 40).to(dtype)) for _ in range(2))
                 torch.ops.fastalign.max_pool2d_difference(h, delta, *window)
                 pooled = guard(torch.ops.fastalign.max_pool2d_forward(h, *window))
                 torch.ops.fastalign.max_pool2d_backward(pooled, h, delta, 1, False, 0.0, None, *window)

@@ -298,6 +298,19 @@ def test_pooling_and_back(backend: Backend, size: tuple[int, int], window: Argum
         check(backend, "max_pool2d_backward", (signal, values, a, Activation.SILU, False, 0.5, seed, *window))
 
 
+@pytest.mark.parametrize("size", [(8, 8), (15, 15), (70, 31), (71, 60), (3, 512), (2, 513)], ids=str)
+@dtypes
+def test_pooling_by_bands(backend: Backend, size: tuple[int, int], dtype: torch.dtype) -> None:
+    """Maps that follow each other, that gather in a band, that fill several, and that are too wide for one."""
+    generator = torch.Generator().manual_seed(0)
+    h, a, delta = (torch.randn(3, 4, *size, generator=generator).to(dtype) for _ in range(3))
+    signal = torch.randn(3, 4, size[0] // 2, size[1] // 2, generator=generator).to(dtype)
+    window, seed = WINDOWS[0], torch.tensor([5])
+    check(backend, "max_pool2d_forward", (h, *window))
+    check(backend, "max_pool2d_difference", (h, delta, *window))
+    check(backend, "max_pool2d_backward", (signal, h, a, Activation.SILU, False, 0.5, seed, *window))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_pooling_of_what_is_no_number(backend: Backend, value: float) -> None:
     """As in plain PyTorch, in h, in Δh or in both, among numbers or where a window has nothing else."""

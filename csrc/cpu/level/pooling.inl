@@ -144,13 +144,17 @@ void pool_plane(const Pooling& p, int64_t plane) {
   }
 }
 
+#include "cpu/level/pooling_2x2.inl"
+
 template <Pool pool, typename W>
 void pool_planes(const Pooling& p, int64_t begin, int64_t end) {
+  if (p.by_bands) return pool_by_bands<pool, W>(p, nullptr, begin, end);
   for (int64_t plane = begin; plane < end; ++plane) pool_plane<pool, W>(p, plane);
 }
 
 template <typename W>
 void max_pool2d_backward_in(const Pooling& p, const Epilogue& epilogue, int64_t begin, int64_t end) {
+  if (p.by_bands) return pool_by_bands<Pool::backward, W>(p, &epilogue, begin, end);
   const int64_t size = p.height * p.width;
   const Input values{p.result.data, p.result.dtype};
   for (int64_t plane = begin; plane < end; ++plane) {
