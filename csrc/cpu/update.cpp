@@ -44,14 +44,17 @@ void run_by_library(const LinearStep& step) {
   sink(weight, product, scale);
 }
 
-// Whether the own kernel is faster than the library's product. Where parameters descend it saves a pass over them; of
-// an update that is only written, no more than the library's preparations.
+// Whether the own kernel is faster than the library's product. Where parameters descend it saves a pass over them. Of
+// an update that is only written it saves the library's preparations, if it is small; and if it is too large for a
+// second-level cache, its tiles ask for their memory ahead, which counts where the sums are neither short nor long.
 bool own_kernel_takes(const LinearStep& step) {
-  constexpr int64_t few = int64_t(1) << 18;  // multiplications
+  constexpr int64_t small = int64_t(1) << 18;  // multiplications
+  constexpr int64_t large = int64_t(3) << 18;  // elements
   const auto& [post, pre, scale, weight, bias] = step;
-  if (is_half(post) || post.size(0) > cpu_kernels().most_samples) return false;
+  const int64_t samples = post.size(0), elements = post.size(1) * pre.size(1);
+  if (is_half(post) || samples > cpu_kernels().most_samples) return false;
   const bool only_written = weight.settings == nullptr && weight.target.dtype == dtype_of(post);
-  return !only_written || post.numel() * pre.size(1) <= few;
+  return !only_written || samples * elements <= small || (samples > 32 && samples <= 64 && elements >= large);
 }
 
 void sum_into(Output result, const Tensor& post, double scale) {

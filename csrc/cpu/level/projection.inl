@@ -31,10 +31,11 @@ struct Signal {
   int64_t class_stride;
 };
 
-// Sums of the terms first_class … last_class; the sums of the classes before, if there are any, are added.
+// Sums of the terms first_class … last_class, in rows `stride` apart; the sums of the classes before, if there are any,
+// are added.
 template <typename W, int rows, int vectors>
 inline void tile(Signal<W> signal, int64_t first_class, int64_t last_class, const W* packed, int64_t packed_columns,
-                 W* sums) {
+                 W* sums, int64_t stride) {
   using Vector = typename VectorOf<W>::type;
   Vector sum[rows][vectors] = {};
   for (int64_t c = first_class; c < last_class; ++c) {
@@ -52,7 +53,7 @@ inline void tile(Signal<W> signal, int64_t first_class, int64_t last_class, cons
   for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 8
     for (int v = 0; v < vectors; ++v) {
-      W* place = sums + r * strip + v * lanes<W>;
+      W* place = sums + r * stride + v * lanes<W>;
       if (first_class > 0) {
         Vector before;
         memcpy(&before, place, sizeof(Vector));
@@ -65,28 +66,29 @@ inline void tile(Signal<W> signal, int64_t first_class, int64_t last_class, cons
 
 // Some rows of tiles. Long sums are taken in parts, which keeps their rounding errors small.
 template <typename W, int rows, int vectors>
-inline void tile_in_parts(Signal<W> signal, int64_t classes, const W* packed, int64_t packed_columns, W* sums) {
+inline void tile_in_parts(Signal<W> signal, int64_t classes, const W* packed, int64_t packed_columns, W* sums,
+                          int64_t stride) {
   constexpr int64_t part = 64;
   int64_t first = 0;
   do {
     const int64_t last = first + part < classes ? first + part : classes;
-    tile<W, rows, vectors>(signal, first, last, packed, packed_columns, sums);
+    tile<W, rows, vectors>(signal, first, last, packed, packed_columns, sums, stride);
     first = last;
   } while (first < classes);
 }
 
 // The first `count` columns of a strip for some rows, and what fills the last vector up.
 template <typename W, int rows>
-void strip_of_tiles(Signal<W> signal, int64_t classes, const W* packed, int64_t packed_columns, int64_t count,
-                    W* sums) {
+void strip_of_tiles(Signal<W> signal, int64_t classes, const W* packed, int64_t packed_columns, int64_t count, W* sums,
+                    int64_t stride = strip) {
   constexpr int vectors = FASTALIGN_TILE_VECTORS, columns = vectors * lanes<W>;
   static_assert(strip % columns == 0);
   int column = 0;
   for (; column + columns <= count; column += columns) {
-    tile_in_parts<W, rows, vectors>(signal, classes, packed + column, packed_columns, sums + column);
+    tile_in_parts<W, rows, vectors>(signal, classes, packed + column, packed_columns, sums + column, stride);
   }
   for (; column < count; column += lanes<W>) {
-    tile_in_parts<W, rows, 1>(signal, classes, packed + column, packed_columns, sums + column);
+    tile_in_parts<W, rows, 1>(signal, classes, packed + column, packed_columns, sums + column, stride);
   }
 }
 

@@ -17,6 +17,9 @@ template <typename W, int rows>
 int64_t update_tiles(const LinearUpdate& u, const W* post, const W* pre, int64_t first_row, int64_t row,
                      int64_t last_row, int64_t column, int64_t count) {
   alignas(64) W sums[rows * strip];
+  constexpr Dtype wide = sizeof(W) == sizeof(double) ? Dtype::float64 : Dtype::float32;
+  const bool written_as_it_is = u.weight.settings == nullptr && u.weight.target.dtype == wide && u.scale == 1;
+  const bool in_place = written_as_it_is && count % lanes<W> == 0;
   for (; row + rows <= last_row; row += rows) {
     const int64_t place = row * u.columns + column, ahead = place + rows * u.columns;
     if (row + 2 * rows <= u.rows) {
@@ -26,6 +29,11 @@ int64_t update_tiles(const LinearUpdate& u, const W* post, const W* pre, int64_t
       }
     }
     const Signal<W> signal{post + row - first_row, update_rows};
+    if (in_place) {
+      W* target = static_cast<W*>(u.weight.target.data) + place;
+      strip_of_tiles<W, rows>(signal, u.samples, pre, strip, count, target, u.columns);
+      continue;
+    }
     strip_of_tiles<W, rows>(signal, u.samples, pre, strip, count, sums);
     sink_rows(u.weight, Gradient<W>{sums, strip, rows, count, W(u.scale)}, place, u.columns);
   }
