@@ -48,6 +48,8 @@ class LayerPass:
         """Whether nobody else asks for its input, which then may be written over."""
         self.defers_output = False
         """Whether a linear layer gives its preactivation where its output follows from that, by `activity`."""
+        self.is_slice = self.begins_update = self.ends_update = False
+        """Whether it has a slice of the samples, the first one or the last one, whose updates add up."""
         self.rows_beside: Tensor | None = None
         """Rows that a linear layer without a bias multiplies by its weight along with its input."""
         self._feedback = self._products_beside = -1
@@ -110,7 +112,7 @@ class LayerPass:
         samples = rows.shape[0]
         if self.rows_beside is not None and bias is None:
             rows = torch.cat((rows, self.rows_beside.to(rows.dtype)))
-        if self.defers_output and keep_a and not self.stage.links and not _is_half(x):
+        if self.defers_output and keep_a and not self.stage.links and not is_half(x):
             h, _ = kernels.linear_forward(rows, weight, bias, int(Activation.IDENTITY), 0.0, None, False)
             a = h
         else:
@@ -168,6 +170,10 @@ class LayerPass:
     @input.setter
     def input(self, x: Tensor) -> None:
         self._tape.put(self._input, x)
+
+    def drop_input(self) -> None:
+        """Let go of the input before the rest."""
+        self.input = self.input.new_empty(0)
 
     @property
     def products_beside(self) -> Tensor | None:
@@ -275,7 +281,7 @@ class LayerPass:
         """Whether its output follows, in the same bits, from the preactivation that it keeps, by `activity`."""
         link = self._activity_link()
         # NOTE: a fused forward pass has f of a preactivation that was not yet rounded to a half.
-        unrounded = self.is_linear and _is_half(link.kept)
+        unrounded = self.is_linear and is_half(link.kept)
         return len(self._links) == 1 and not link.given_output and not unrounded
 
     def preactivation_difference(self, delta_input: Tensor) -> Tensor:
@@ -404,7 +410,8 @@ def as_pass(layer: Layer) -> LayerPass:
     return layer
 
 
-def _is_half(tensor: Tensor) -> bool:
+def is_half(tensor: Tensor) -> bool:
+    """Whether its numbers have two bytes."""
     return tensor.dtype in (torch.bfloat16, torch.float16)
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from copy import copy
+from itertools import cycle, islice
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from fastalign.nn.links import is_stochastic
-from fastalign.nn.passes import FeedbackTerm, LayerPass
+from fastalign.nn.passes import FeedbackTerm, LayerPass, as_pass
 from fastalign.nn.plan import ActivationLink, Stage, is_watched
 from fastalign.nn.run import NetworkStep, runs_of
 from fastalign.nn.tape import Keep, Tape
 from fastalign.rules import Layer, Rule, Update
+
+_SLICES = 8
+"""Of the samples; one at a time has what passes between two layers."""
+_FEWEST_SAMPLES = 32
+"""Of a slice; products of fewer are slow."""
 
 
 class RecomputingStep(NetworkStep):
@@ -21,11 +28,15 @@ class RecomputingStep(NetworkStep):
 
     Once e is known, rules that do not pass through layers go over them from the input on. Each layer's forward runs
     again when it is reached, with the seeds of its dropout, before its weights move. Where the sink
-    `forms_delta`, there is never all of δ_l; it then rounds as the library rounds narrower products.
+    `forms_delta`, there is never all of δ_l; it then rounds as the library rounds narrower products. Where it `adds_up`
+    the updates of slices of the samples and the rule `takes_slices`, those of a layer take the place of those of the
+    layer before one after another, which rounds otherwise too.
 
     Raises:
         ValueError: for a rule that passes back through layers, or a module that a second run would change or draw for.
     """
+
+    _is_slice = False
 
     def forward(self, x: Tensor, keep: bool = True) -> Tensor:
         for rule in self._rules[:-1]:
@@ -50,8 +61,14 @@ class RecomputingStep(NetworkStep):
         del kept
         *hidden, output = self.layers
         self._gradient = output.take_back(output_gradient)
-        rule, layers = self._rules[-1], cast(Sequence[Layer], self._run_again())
+        rule = self._rules[-1]
         self._scale_error(rule)
+        slices = self._slices(rule)
+        if slices:
+            output.drop_input()
+            yield from _in_turn([step._updates_of_slice(rule) for step in slices])
+            return
+        layers = cast(Sequence[Layer], self._run_again())
         if rule.whole_network:
             yield from rule.updates(self, layers, Update(output, self.error, output.input, 1 / self.error_scale))
             return
@@ -61,13 +78,37 @@ class RecomputingStep(NetworkStep):
             self._scale_error(rule)
             yield from rule.updates(self, cast(Sequence[Layer], islice(layers, len(run))), above)
 
+    def _slices(self, rule: Rule) -> list[RecomputingStep]:
+        """The step from the second run on, cut along the samples; none where it has to be in one piece."""
+        samples = self._x.shape[0]
+        count = min(_SLICES, samples // _FEWEST_SAMPLES)
+        if count < 2 or not rule.takes_slices or self._tape.seeds or self.adds_up is None:
+            return []
+        if not all(_keeps_samples_apart(layer.stage) for layer in (self._prelude, *self.layers)):
+            return []
+        if not all(self.adds_up(layer, self._gradient) for layer in self.layers):
+            return []
+        return [self._slice(slice(samples * i // count, samples * (i + 1) // count)) for i in range(count)]
+
+    def _slice(self, samples: slice) -> RecomputingStep:
+        step = copy(self)
+        step._x, step._gradient, step._is_slice = self._x[samples], self._gradient[samples], True
+        step.input_shape = step._x.shape
+        step.layers = [*self.layers[:-1], LayerPass(self.layers[-1].stage, Tape())]
+        return step
+
+    def _updates_of_slice(self, rule: Rule) -> Iterator[Update]:
+        above = Update(self.layers[-1], self._gradient, self._gradient)  # of which the layer alone is asked for
+        return rule.updates(self, cast(Sequence[Layer], self._run_again()), above)
+
     def _run_again(self) -> Iterator[LayerPass]:
         """The hidden layers in order, each with what its rule asks of it until the next one is asked for.
 
         Then the output layer has its input again.
         """
         output, seeds = self.layers[-1], iter(self._tape.seeds)
-        output.input = self._gradient  # until then what is there anyway
+        if not self._is_slice:
+            output.drop_input()
         self._prelude = LayerPass(self._prelude.stage, Tape(seeds))
         h = self._prelude.forward(self._x, super()._keep_prelude())
         for i, (before, rule) in enumerate(zip(self.layers[:-1], self._rules, strict=False)):
@@ -83,10 +124,14 @@ class RecomputingStep(NetworkStep):
             yield layer
             self.layers[i] = before
             if recalls_output:
-                layer.input = h  # in the place of h_{l−1}, which may go
+                layer.drop_input()
                 h = layer.activity()
             layer.release()
-        output.input, output.owns_input = h, True
+        output.owns_input = True
+        if self._is_slice:
+            output.forward(h, super()._keep(output, self._rules[-1]))
+        else:
+            output.input = h
 
     def feedback_terms(self, signal: Tensor, layers: Iterable[Layer]) -> Iterable[tuple[Layer, Tensor]]:
         for layer in cast(Iterable[LayerPass], layers):
@@ -97,6 +142,26 @@ class RecomputingStep(NetworkStep):
                 # NOTE: a rule hands it on as it is.
                 yield layer, cast(Tensor, FeedbackTerm(signal.to(plain[1].dtype), *plain))
             del plain  # before the next layer is there
+
+
+def _in_turn(runs: Sequence[Iterator[Update]]) -> Iterator[Update]:
+    """The next update of each slice, then those after it: whoever takes one is the last to have its terms."""
+    for run in cycle(runs):
+        update = next(run, None)
+        if update is None:
+            return
+        layer = as_pass(update.layer)
+        layer.is_slice, layer.begins_update, layer.ends_update = True, run is runs[0], run is runs[-1]
+        yield update
+        del update
+        layer.drop_input()
+
+
+def _keeps_samples_apart(stage: Stage) -> bool:
+    """Whether the stage is at most a linear layer and activations, which see each sample by itself."""
+    modules = [link.module for link in stage.links if not isinstance(link, ActivationLink)]
+    flat = all(type(module) is torch.nn.Flatten and module.start_dim > 0 for module in modules)
+    return flat and (stage.layer is None or isinstance(stage.native, torch.nn.Linear))
 
 
 def _check(stage: Stage) -> None:

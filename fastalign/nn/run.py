@@ -45,6 +45,8 @@ class NetworkStep:
         """s of the loss, where that is known, for rules that have none of their own."""
         self.forms_delta: Callable[[LayerPass], bool] | None = None
         """Whether what takes the updates forms a layer's δ itself, from a `FeedbackTerm`; None: it never does."""
+        self.adds_up: Callable[[LayerPass, Tensor], bool] | None = None
+        """Whether it also adds up a layer's updates over slices of the samples, of a dtype; None: it never does."""
         self._prelude, *self.layers = [LayerPass(stage, self._tape) for stage in stages]
 
     @property

@@ -130,6 +130,9 @@ class Rule:
     updates_in_parts = False
     """Whether a layer may have several updates, which add up."""
     keeps_preactivations = False
+    takes_slices = False
+    """Whether, as a rule of the whole network, it can go over slices of the samples, all of a layer before the next:
+    the updates of slices add up, and it asks for the output layer's activities after the hidden ones."""
     error_scale: ErrorScale = None
 
     def sample_error_scale(self, batch: int, of_loss: ErrorScale = None) -> float:

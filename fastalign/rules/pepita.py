@@ -67,6 +67,7 @@ class PEPITA(Rule):
         self.divisor = check_choice("divisor", divisor, ("mean", "sqrt", "authors"))
         self.update = check_choice("update", update, ("difference", "hebbian"))
         self.updates_in_parts = update == "hebbian"
+        self.takes_slices = not self.updates_in_parts
         if update == "hebbian" and presynaptic == "standard":
             raise ValueError("presynaptic: the hebbian update has h_{l−1} and h_{l−1}^mod both; expected 'modulated'")
         self.sign_of_error = sign_of_error
@@ -89,15 +90,18 @@ class PEPITA(Rule):
             else:
                 difference = layer.difference(delta_input)
                 pre = self._presynaptic(layer, delta_input)
+            updates: list[Update] = []
             if not (self.frozen_filters and layer.is_convolution):
                 scale = self._scale(step, layer)
-                yield Update(layer, difference, pre, scale)
+                updates.append(Update(layer, difference, pre, scale))
                 if self.update == "hebbian":
                     # h ⊗ Δh_{l−1}, the rest of the split; a bias sees 1 in both passes, so nothing of it.
                     pre = self._input_difference(step, signal, delta_input, layer)
-                    yield Update(layer, layer.activity(), pre, scale, with_bias=False)
+                    updates.append(Update(layer, layer.activity(), pre, scale, with_bias=False))
             delta_input = layer.pass_on(difference)
-            del difference, pre  # before the next ones are made
+            del difference, pre  # so that what takes an update is the last to have its terms
+            while updates:
+                yield updates.pop(0)
 
         if delta_input is None:
             delta_input = step.first_input_difference(self._modulation(step, signal))

@@ -118,8 +118,8 @@ class Companions:
         self.counts_steps = descent in _COUNTING
         self._counts: Tensor | None = None
         self._version = 0
-        self._numbers: Settings | None = None
-        self._host = array("d", Settings(0.0))
+        self.numbers = Settings(0.0)
+        self._host = array("d", self.numbers)
         on_host = torch.frombuffer(self._host, dtype=torch.float64)
         self.settings = on_host if device.type == "cpu" else on_host.to(device)
         """The numbers of the step, as kernels read them."""
@@ -147,9 +147,9 @@ class Companions:
     def set_numbers(self, group: dict[str, Any]) -> None:
         """Let kernels read the numbers of the step to come."""
         numbers = settings_of(group, self.descent, self.steps + 1)
-        if numbers == self._numbers:
+        if numbers == self.numbers:
             return
-        self._numbers = numbers
+        self.numbers = numbers
         if self.device.type == "cpu":
             self._host[:] = array("d", numbers)
         else:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fastalign.descent import Descent
-from fastalign.nn.passes import FeedbackTerm, LayerPass, as_pass
+from fastalign.descent import Descent, Settings
+from fastalign.nn.passes import FeedbackTerm, LayerPass, as_pass, is_half
 from fastalign.nn.run import CACHED
 from fastalign.nn.shapes import as_matrix
 from fastalign.nn.watch import Container, are_the_same, hold_the_same, members_of
@@ -197,6 +197,10 @@ class OptimizerSink:
             if step.bias is not None and self._companions_of(step.bias) is not companions:
                 gradients[step.bias] = step.bias_gradient()
                 step = step._replace(bias=None)
+            layer = as_pass(of_layer[0].layer)
+            if layer.is_slice:
+                self._add_slice(step, companions, layer.begins_update, layer.ends_update)
+                continue
             kinds.setdefault((companions, step.weight.dtype, step.bias is not None), []).append(step)
         for (companions, _, _), steps in kinds.items():
             weights, biases = [s.weight for s in steps], [s.bias for s in steps if s.bias is not None]
@@ -212,6 +216,22 @@ class OptimizerSink:
                 companions.settings,
             )
         self._step_by(gradients)
+
+    def _add_slice(self, step: _LinearStep, companions: Companions, begins: bool, ends: bool) -> None:
+        """V ← μV + ΔW + λW by the first slice, V ← V + ΔW by the others, then W ← W − ηV with the last."""
+        rate, decay, momentum, *_ = companions.numbers
+        parameters = [step.weight] if step.bias is None else [step.weight, step.bias]
+        velocities = self._state(companions, parameters)
+        kept = momentum if begins else 1.0
+        velocities[0].addmm_(step.post.T, step.pre, beta=kept, alpha=step.scale)
+        if step.bias is not None:
+            velocities[1].mul_(kept).add_(step.bias_gradient())
+        if begins and decay:
+            for parameter, velocity in zip(parameters, velocities, strict=True):
+                velocity.add_(parameter, alpha=decay)
+        if ends:
+            settings = Settings(rate).as_tensor()
+            kernels.optimizer_steps_(parameters, [], velocities, int(Descent.SGD), settings)
 
     def _linear_step(self, update: Update) -> _LinearStep | None:
         """The update as the step of a linear layer and nothing else; None where it is not that."""
@@ -237,12 +257,21 @@ class OptimizerSink:
 
     def forms_delta(self, layer: LayerPass) -> bool:
         """Whether a layer steps by a `FeedbackTerm`: in one call, on a CPU."""
-        parameters = self._linear_parameters(layer, layer.input) if layer.input.is_cpu else None
+        return self._companions_on_cpu(layer, layer.input) is not None
+
+    def adds_up(self, layer: LayerPass, pre: Tensor) -> bool:
+        """Whether a layer's updates of slices, with terms like `pre`, add up in its momentum, and lose no digits."""
+        companions = None if is_half(pre) else self._companions_on_cpu(layer, pre)
+        return companions is not None and companions.descent is Descent.MOMENTUM
+
+    def _companions_on_cpu(self, layer: LayerPass, pre: Tensor) -> Companions | None:
+        """Those with whom all of a layer steps in one call, on a CPU."""
+        parameters = self._linear_parameters(layer, pre) if pre.is_cpu else None
         if parameters is None:
-            return False
+            return None
         weight, bias = parameters
         companions = self._companions_of(weight)
-        return bias is None or self._companions_of(bias) is companions
+        return companions if bias is None or self._companions_of(bias) is companions else None
 
     def _feedback_step(self, update: Update, term: FeedbackTerm) -> None:
         weight, bias = as_pass(update.layer).own_parameters

@@ -216,7 +216,7 @@ class TrainStep:
         loss, gradient = self._loss(outputs, y)
         # The parts of a weight that stands in several layers must come together before it moves.
         if self._fuses and not run.shares_parameters:
-            run.forms_delta = self._sink.forms_delta
+            run.forms_delta, run.adds_up = self._sink.forms_delta, self._sink.adds_up
             self._sink.apply(run.updates(tuple(run.release()), gradient), self._lag)
             return loss, outputs, {}
         gradients = {p: g for p, g in run.gradients(tuple(run.release()), gradient).items() if p.requires_grad}
