@@ -114,7 +114,8 @@ class RecomputingStep(NetworkStep):
         for i, (before, rule) in enumerate(zip(self.layers[:-1], self._rules, strict=False)):
             layer = LayerPass(before.stage, Tape(seeds))
             layer.rows_beside = before.rows_beside
-            layer.owns_input, layer.defers_output = i > 0, True
+            # The activity that an update in parts has waits for the next layer, as the input of which it must stay.
+            layer.owns_input, layer.defers_output = i > 0 and not rule.updates_in_parts, True
             h = layer.forward(h, super()._keep(layer, rule))
             recalls_output = layer.recalls_output
             if recalls_output:
@@ -127,7 +128,7 @@ class RecomputingStep(NetworkStep):
                 layer.drop_input()
                 h = layer.activity()
             layer.release()
-        output.owns_input = True
+        output.owns_input = not self._rules[-1].updates_in_parts
         if self._is_slice:
             output.forward(h, super()._keep(output, self._rules[-1]))
         else:

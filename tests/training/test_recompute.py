@@ -1,4 +1,4 @@
-"""Activities computed again in place of being stored: the same bits, in a memory that does not grow with depth."""
+"""Activities computed again in place of being stored: the same numbers, in a memory that does not grow with depth."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.optim import SGD, Adagrad, AdamW
 import fastalign.nn as nn
 from fastalign import TrainStep, _native, rules
 from fastalign.bench.measure import peak_memory
+from fastalign.nn import recompute
 
 LOCAL = [name for name, rule in RULES.items() if not rule.passes_through_layers]
 OPTIMIZERS: dict[str, Any] = {
@@ -33,10 +34,14 @@ def train(net: nn.Sequential, optimizer: Any, data: list[Batch], memory: str) ->
 
 
 def assert_the_same_bits(net: nn.Sequential, make: Any, data: list[Batch]) -> None:
+    assert_the_same_numbers(net, make, data, rtol=0, atol=0)
+
+
+def assert_the_same_numbers(net: nn.Sequential, make: Any, data: list[Batch], **tolerance: Any) -> None:
     stored, recomputed = twins(net, make)
     expected = train(*stored, data, "store")
-    torch.testing.assert_close(train(*recomputed, data, "recompute"), expected, rtol=0, atol=0)
-    assert_same(recomputed, stored, rtol=0, atol=0)
+    torch.testing.assert_close(train(*recomputed, data, "recompute"), expected, **tolerance)
+    assert_same(recomputed, stored, **tolerance)
 
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
@@ -50,13 +55,16 @@ def test_the_same_bits(rule: str, name: str, dtype: torch.dtype, make: Any) -> N
     assert_the_same_bits(network(name, rule, dtype), make, batches(name))
 
 
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("rule", LOCAL)
-def test_the_same_bits_in_larger_networks(rule: str) -> None:
+def test_the_same_bits_in_larger_networks(rule: str, make: Any) -> None:
     """Where the kernels split their work, and W_1 F rides on the forward product."""
+    if RULES[rule].takes_slices and make is OPTIMIZERS["momentum"]:
+        pytest.skip("within rounding, as tested below")
     torch.manual_seed(0)
     layers = [nn.Linear(100, 200, bias=False, activation="relu"), nn.Linear(200, 150), nn.Tanh(), nn.Linear(150, 10)]
     data = [(torch.rand(64, 100), torch.randint(10, (64,))) for _ in range(3)]
-    assert_the_same_bits(nn.Sequential(*layers, rule=RULES[rule]), OPTIMIZERS["momentum"], data)
+    assert_the_same_bits(nn.Sequential(*layers, rule=RULES[rule]), make, data)
 
 
 @pytest.mark.parametrize("rule", LOCAL)
@@ -81,11 +89,7 @@ def test_the_same_bits_where_no_layer_has_all_of_its_delta_at_once(rule: str, ma
 @pytest.mark.parametrize("rule", ["dfa", "drtp"])
 def test_the_same_numbers_of_many_samples(rule: str, make: Any) -> None:
     """Whose products the library rounds by its blocks."""
-    stored, recomputed = twins(wide_network(rule).double(), make)
-    data = batches_of(300)
-    expected = train(*stored, data, "store")
-    torch.testing.assert_close(train(*recomputed, data, "recompute"), expected)
-    assert_same(recomputed, stored)
+    assert_the_same_numbers(wide_network(rule).double(), make, batches_of(300))
 
 
 def wide_network(rule: str, activation: str = "relu") -> nn.Sequential:
@@ -124,6 +128,128 @@ def test_several_rules() -> None:
     assert_the_same_bits(net, OPTIMIZERS["adamw"], batches("dense"))
 
 
+@pytest.fixture
+def sliced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The slices of each step that has any."""
+    found, in_turn = [], recompute._in_turn
+
+    def counted(runs: Sequence[Iterator[rules.Update]]) -> Iterator[rules.Update]:
+        found.append(len(runs))
+        return in_turn(runs)
+
+    monkeypatch.setattr(recompute, "_in_turn", counted)
+    return found
+
+
+def pepita(**settings: Any) -> rules.PEPITA:
+    return rules.PEPITA(projection_scale=1.0, **settings)
+
+
+def pepita_network(rule: rules.Rule | None = None, *links: torch.nn.Module, bias: bool = True) -> nn.Sequential:
+    torch.manual_seed(0)
+    hidden = [
+        nn.Linear(20, 30, bias, activation="tanh"),
+        *links,
+        nn.Linear(30, 25, False),
+        nn.Linear(25, 30),
+        nn.GELU(),
+    ]
+    net = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(30, 5), rule=rule or pepita(), input_shape=(4, 5))
+    return net.double()
+
+
+def matrices_of(*samples: int) -> list[Batch]:
+    torch.manual_seed(1)
+    return [(torch.rand(n, 4, 5), torch.randint(5, (n,))) for n in samples]
+
+
+MOMENTA: dict[str, Any] = {
+    "momentum": OPTIMIZERS["momentum"],
+    "with weight decay": lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
+    "of several rates": lambda p: SGD([{"params": p[:2]}, {"params": p[2:], "lr": 0.01}], lr=0.1, momentum=0.9),
+    "of weights": lambda p: SGD([q for q in p if q.dim() > 1], lr=0.1, momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("make", MOMENTA.values(), ids=MOMENTA)
+@pytest.mark.parametrize(
+    ("samples", "slices"), [(64, 2), (65, 2), (100, 3), (256, 8), (257, 8), (300, 8)], ids=lambda count: str(count)
+)
+def test_the_same_numbers_of_slices(samples: int, slices: int, make: Any, sliced: list[int]) -> None:
+    """Of as many samples, give or take one; a smaller batch comes between, and one too small for two slices."""
+    assert_the_same_numbers(pepita_network(), make, matrices_of(samples, 96, samples, 63, samples))
+    assert sliced == [slices, 3, slices, slices]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pepita(presynaptic="standard"),
+        pepita(output_error="modulated"),
+        pepita(sign_of_error=True, sign=-1.0),
+        pepita(random_modulation=0.5),
+        pepita(error_scale=3.0),
+    ],
+    ids=lambda rule: str(rule),
+)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "W_1 F beside"])
+def test_the_same_numbers_of_slices_by_every_variant(rule: rules.Rule, bias: bool, sliced: list[int]) -> None:
+    assert_the_same_numbers(pepita_network(rule, bias=bias), OPTIMIZERS["momentum"], matrices_of(100, 100, 70))
+    assert sliced == [3, 3, 2]
+
+
+def test_the_same_numbers_of_slices_with_positions(sliced: list[int]) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(5, 6, activation="relu"), nn.Linear(6, 7), nn.Tanh(), nn.Flatten(), nn.Linear(28, 5)]
+    net = nn.Sequential(*layers, rule=pepita(), input_shape=(4, 5)).double()
+    assert_the_same_numbers(net, OPTIMIZERS["momentum"], matrices_of(100, 70))
+    assert sliced == [3, 2]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: SGD(p, lr=0.1),
+        lambda p: SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+        _weights_and_biases,
+        OPTIMIZERS["adamw"],
+        OPTIMIZERS["its own step"],
+    ],
+    ids=["sgd", "nesterov", "biases of another rate", "adamw", "its own step"],
+)
+def test_steps_that_do_not_add_up_keep_their_bits(make: Any, sliced: list[int]) -> None:
+    assert_the_same_bits(pepita_network(), make, matrices_of(100, 70))
+    assert not sliced
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        [nn.Dropout(0.3)],
+        [torch.nn.Softmax(dim=0)],
+        [torch.nn.Flatten(0), torch.nn.Unflatten(0, (-1, 30))],
+    ],
+    ids=["dropout", "softmax over samples", "flattened samples"],
+)
+def test_samples_that_cannot_be_told_apart_keep_their_bits(links: list[torch.nn.Module], sliced: list[int]) -> None:
+    assert_the_same_bits(pepita_network(None, *links), OPTIMIZERS["momentum"], matrices_of(100, 70))
+    assert not sliced
+
+
+def test_networks_that_cannot_be_sliced_keep_their_bits(sliced: list[int]) -> None:
+    frozen = pepita_network()
+    frozen[2].weight.requires_grad_(False)
+    halves, hebbian = pepita_network().bfloat16(), pepita_network(pepita(update="hebbian"))
+    for net in (frozen, halves, hebbian):
+        assert_the_same_bits(net, OPTIMIZERS["momentum"], matrices_of(100, 70))
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 3, 2, activation="tanh"), nn.Flatten(), nn.Linear(36, 5)]
+    images = [(x[:, None], y) for x, y in matrices_of(100, 70)]
+    net = nn.Sequential(*layers, rule=pepita(), input_shape=(1, 4, 5))
+    assert_the_same_bits(net, OPTIMIZERS["momentum"], images)
+    assert not sliced
+
+
 def peak(rule: rules.Rule, hidden_layers: int, memory: str, activation: str = "tanh") -> float:
     """Of all that a step takes of torch's allocator at a time, in activities of one layer."""
     width, samples = 256, 256
@@ -147,22 +273,35 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.skipif(_native.module is None, reason=str(_native.why_not))
 @pytest.mark.parametrize("activation", ["tanh", "gelu"])
-@pytest.mark.parametrize("rule", [rules.DFA(), rules.DRTP()], ids=str)
+@pytest.mark.parametrize(
+    "rule",
+    [
+        rules.DFA(),
+        rules.DRTP(),
+        rules.PEPITA(),
+        rules.PEPITA(output_error="modulated"),
+        rules.PEPITA(presynaptic="standard"),
+    ],
+    ids=str,
+)
 def test_the_memory_of_two_layers(rule: rules.Rule, activation: str, one_thread: None) -> None:
-    """h_{l−1} and h_l, or a_l where f′ follows from that alone; parts of δ_l, and what has the size of the output."""
+    """And what has the size of the output.
+
+    Of DFA and DRTP h_{l−1} and h_l, or a_l where f′ follows from that alone, and parts of δ_l; of PEPITA h and Δh of a
+    layer's slices or the layer's before, of one slice of both.
+    """
     found = {depth: peak(rule, depth, "recompute", activation) for depth in (4, 16, 64)}
     assert max(found.values()) == min(found.values())
     assert 2 < found[64] <= 1.2 * 2, found
     assert peak(rule, 16, "store", activation) > 16
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [rules.IFA(), rules.PEPITA(), rules.PEPITA(output_error="modulated"), rules.PEPITA(presynaptic="standard")],
-    ids=str,
-)
-def test_the_memory_of_two_layers_and_of_what_passes_between_them(rule: rules.Rule, one_thread: None) -> None:
-    """h and δ, or Δh, of two layers."""
+@pytest.mark.parametrize("rule", [rules.IFA(), rules.PEPITA()], ids=["IFA", "PEPITA"])
+def test_the_memory_of_two_layers_and_of_what_passes_between_them(
+    rule: rules.Rule, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """h and δ of two layers, or Δh where the samples are not sliced."""
+    monkeypatch.setattr(recompute, "_SLICES", 1)
     found = {depth: peak(rule, depth, "recompute") for depth in (4, 16, 64)}
     assert max(found.values()) == min(found.values())
     assert 4 < found[64] <= 4.2, found
