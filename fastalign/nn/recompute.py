@@ -146,7 +146,7 @@ class RecomputingStep(NetworkStep):
 
 
 def _in_turn(runs: Sequence[Iterator[Update]]) -> Iterator[Update]:
-    """The next update of each slice, then those after it: whoever takes one is the last to have its terms."""
+    """The next update of each slice, then those after it. Who takes one is the last to have its terms."""
     for run in cycle(runs):
         update = next(run, None)
         if update is None:
@@ -159,10 +159,8 @@ def _in_turn(runs: Sequence[Iterator[Update]]) -> Iterator[Update]:
 
 
 def _keeps_samples_apart(stage: Stage) -> bool:
-    """Whether the stage is at most a linear layer and activations, which see each sample by itself."""
-    modules = [link.module for link in stage.links if not isinstance(link, ActivationLink)]
-    flat = all(type(module) is torch.nn.Flatten and module.start_dim > 0 for module in modules)
-    return flat and (stage.layer is None or isinstance(stage.native, torch.nn.Linear))
+    """Whether all that follows the layer is known to see each sample by itself."""
+    return all(isinstance(link, ActivationLink) or type(link.module) is torch.nn.Flatten for link in stage.links)
 
 
 def _check(stage: Stage) -> None:
