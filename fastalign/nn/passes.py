@@ -48,8 +48,8 @@ class LayerPass:
         """Whether nobody else asks for its input, which then may be written over."""
         self.defers_output = False
         """Whether a linear layer gives its preactivation where its output follows from that, by `activity`."""
-        self.is_slice = self.begins_update = self.ends_update = False
-        """Whether it has a slice of the samples, the first one or the last one, whose updates add up."""
+        self.slice: tuple[bool, bool] | None = None
+        """Of a slice of the samples, the updates of which add up: whether it is the first, and whether the last."""
         self.rows_beside: Tensor | None = None
         """Rows that a linear layer without a bias multiplies by its weight along with its input."""
         self._feedback = self._products_beside = -1

@@ -18,9 +18,9 @@ from fastalign.nn.tape import Keep, Tape
 from fastalign.rules import Layer, Rule, Update
 
 _SLICES = 8
-"""Of the samples; one at a time has what passes between two layers."""
+"""Of the samples, at most; one at a time has the terms of two layers."""
 _FEWEST_SAMPLES = 32
-"""Of a slice; products of fewer are slow."""
+"""Of a slice: products of fewer are slow."""
 
 
 class RecomputingStep(NetworkStep):
@@ -29,8 +29,8 @@ class RecomputingStep(NetworkStep):
     Once e is known, rules that do not pass through layers go over them from the input on. Each layer's forward runs
     again when it is reached, with the seeds of its dropout, before its weights move. Where the sink
     `forms_delta`, there is never all of δ_l; it then rounds as the library rounds narrower products. Where it `adds_up`
-    the updates of slices of the samples and the rule `takes_slices`, those of a layer take the place of those of the
-    layer before one after another, which rounds otherwise too.
+    updates of slices of the samples, a rule that `takes_slices` goes over a layer slice by slice, and each takes the
+    place of what the layer before has of those samples; it then rounds as sums of sums do.
 
     Raises:
         ValueError: for a rule that passes back through layers, or a module that a second run would change or draw for.
@@ -91,6 +91,7 @@ class RecomputingStep(NetworkStep):
         return [self._slice(slice(samples * i // count, samples * (i + 1) // count)) for i in range(count)]
 
     def _slice(self, samples: slice) -> RecomputingStep:
+        """The step of these samples, whose hidden layers and output are still to be run."""
         step = copy(self)
         step._x, step._gradient, step._is_slice = self._x[samples], self._gradient[samples], True
         step.input_shape = step._x.shape
@@ -98,13 +99,14 @@ class RecomputingStep(NetworkStep):
         return step
 
     def _updates_of_slice(self, rule: Rule) -> Iterator[Update]:
+        """The updates of a step that `_slice` gave."""
         above = Update(self.layers[-1], self._gradient, self._gradient)  # of which the layer alone is asked for
         return rule.updates(self, cast(Sequence[Layer], self._run_again()), above)
 
     def _run_again(self) -> Iterator[LayerPass]:
         """The hidden layers in order, each with what its rule asks of it until the next one is asked for.
 
-        Then the output layer has its input again.
+        Then the output layer has its input again; that of a slice runs again too.
         """
         output, seeds = self.layers[-1], iter(self._tape.seeds)
         if not self._is_slice:
@@ -152,7 +154,7 @@ def _in_turn(runs: Sequence[Iterator[Update]]) -> Iterator[Update]:
         if update is None:
             return
         layer = as_pass(update.layer)
-        layer.is_slice, layer.begins_update, layer.ends_update = True, run is runs[0], run is runs[-1]
+        layer.slice = run is runs[0], run is runs[-1]
         yield update
         del update
         layer.drop_input()

@@ -46,7 +46,7 @@ class NetworkStep:
         self.forms_delta: Callable[[LayerPass], bool] | None = None
         """Whether what takes the updates forms a layer's δ itself, from a `FeedbackTerm`; None: it never does."""
         self.adds_up: Callable[[LayerPass, Tensor], bool] | None = None
-        """Whether it also adds up a layer's updates over slices of the samples, of a dtype; None: it never does."""
+        """Whether it adds up a layer's updates of slices of the samples, whose terms are like a tensor; None: never."""
         self._prelude, *self.layers = [LayerPass(stage, self._tape) for stage in stages]
 
     @property

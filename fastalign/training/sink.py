@@ -197,9 +197,9 @@ class OptimizerSink:
             if step.bias is not None and self._companions_of(step.bias) is not companions:
                 gradients[step.bias] = step.bias_gradient()
                 step = step._replace(bias=None)
-            layer = as_pass(of_layer[0].layer)
-            if layer.is_slice:
-                self._add_slice(step, companions, layer.begins_update, layer.ends_update)
+            of_slice = as_pass(of_layer[0].layer).slice
+            if of_slice is not None:
+                self._add_slice(step, companions, *of_slice)
                 continue
             kinds.setdefault((companions, step.weight.dtype, step.bias is not None), []).append(step)
         for (companions, _, _), steps in kinds.items():
@@ -217,19 +217,19 @@ class OptimizerSink:
             )
         self._step_by(gradients)
 
-    def _add_slice(self, step: _LinearStep, companions: Companions, begins: bool, ends: bool) -> None:
-        """V ← μV + ΔW + λW by the first slice, V ← V + ΔW by the others, then W ← W − ηV with the last."""
+    def _add_slice(self, step: _LinearStep, companions: Companions, first: bool, last: bool) -> None:
+        """V ← μV + ΔW + λW by the first slice, V ← V + ΔW by the others; with the last, W ← W − ηV."""
         rate, decay, momentum, *_ = companions.numbers
         parameters = [step.weight] if step.bias is None else [step.weight, step.bias]
         velocities = self._state(companions, parameters)
-        kept = momentum if begins else 1.0
+        kept = momentum if first else 1.0
         velocities[0].addmm_(step.post.T, step.pre, beta=kept, alpha=step.scale)
         if step.bias is not None:
             velocities[1].mul_(kept).add_(step.bias_gradient())
-        if begins and decay:
+        if first and decay:
             for parameter, velocity in zip(parameters, velocities, strict=True):
                 velocity.add_(parameter, alpha=decay)
-        if ends:
+        if last:
             settings = Settings(rate).as_tensor()
             kernels.optimizer_steps_(parameters, [], velocities, int(Descent.SGD), settings)
 
@@ -260,9 +260,10 @@ class OptimizerSink:
         return self._companions_on_cpu(layer, layer.input) is not None
 
     def adds_up(self, layer: LayerPass, pre: Tensor) -> bool:
-        """Whether a layer's updates of slices, with terms like `pre`, add up in its momentum, and lose no digits."""
-        companions = None if is_half(pre) else self._companions_on_cpu(layer, pre)
-        return companions is not None and companions.descent is Descent.MOMENTUM
+        """Whether the updates of slices of the samples, with terms like `pre`, add up in a layer's momentum."""
+        companions = self._companions_on_cpu(layer, pre)
+        # NOTE: a momentum of halves would round with every slice.
+        return companions is not None and companions.descent is Descent.MOMENTUM and not is_half(pre)
 
     def _companions_on_cpu(self, layer: LayerPass, pre: Tensor) -> Companions | None:
         """Those with whom all of a layer steps in one call, on a CPU."""
