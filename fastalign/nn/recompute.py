@@ -112,12 +112,11 @@ class RecomputingStep(NetworkStep):
         if not self._is_slice:
             output.drop_input()
         self._prelude = LayerPass(self._prelude.stage, Tape(seeds))
-        h = self._prelude.forward(self._x, super()._keep_prelude())
+        h, owns_input = self._prelude.forward(self._x, super()._keep_prelude()), False
         for i, (before, rule) in enumerate(zip(self.layers[:-1], self._rules, strict=False)):
             layer = LayerPass(before.stage, Tape(seeds))
             layer.rows_beside = before.rows_beside
-            # The activity that an update in parts has waits for the next layer, as the input of which it must stay.
-            layer.owns_input, layer.defers_output = i > 0 and not rule.updates_in_parts, True
+            layer.owns_input, layer.defers_output = owns_input, True
             h = layer.forward(h, super()._keep(layer, rule))
             recalls_output = layer.recalls_output
             if recalls_output:
@@ -130,7 +129,9 @@ class RecomputingStep(NetworkStep):
                 layer.drop_input()
                 h = layer.activity()
             layer.release()
-        output.owns_input = not self._rules[-1].updates_in_parts
+            # One part of an update may have the activity itself, and wait for the others.
+            owns_input = recalls_output or not rule.updates_in_parts
+        output.owns_input = owns_input
         if self._is_slice:
             output.forward(h, super()._keep(output, self._rules[-1]))
         else:

@@ -250,6 +250,17 @@ def test_networks_that_cannot_be_sliced_keep_their_bits(sliced: list[int]) -> No
     assert not sliced
 
 
+@pytest.mark.parametrize("samples", [10, 70], ids=["in one piece", "in slices"])
+@pytest.mark.parametrize("hidden_layers", [0, 1])
+def test_the_batch_is_left_as_it_was(hidden_layers: int, samples: int) -> None:
+    hidden = [nn.Linear(20, 20) for _ in range(hidden_layers)]
+    net = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(20, 5), rule=pepita(), input_shape=(4, 5))
+    ((x, y),) = matrices_of(samples)
+    before = x.clone()
+    train(net, SGD(net.parameters(), lr=0.1, momentum=0.9), [(x, y)], "recompute")
+    assert torch.equal(x, before)
+
+
 def peak(rule: rules.Rule, hidden_layers: int, memory: str, activation: str = "tanh") -> float:
     """Of all that a step takes of torch's allocator at a time, in activities of one layer."""
     width, samples = 256, 256
