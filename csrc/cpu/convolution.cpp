@@ -86,17 +86,18 @@ void add_rows(float* matrix, int64_t rows, int64_t columns) {
 // sums over the chunks.
 TwoTensors own_sums(const Tensor& post, const Tensor* post_mod, const Tensor& pre, const Convolution& c) {
   constexpr int64_t most_chunks = 8;  // of samples, whatever the number of threads, so that this changes no bit
-  const Tensor standard = row_major(wide(post)), x = row_major(wide(pre));
-  const Tensor modulated = post_mod == nullptr ? standard : row_major(wide(*post_mod));
+  const auto readable = [](const Tensor& t) { return row_major(t.scalar_type() == ScalarType::Half ? wide(t) : t); };
+  const Tensor standard = readable(post), x = row_major(pre);
+  const Tensor modulated = post_mod == nullptr ? standard : readable(*post_mod);
   const int64_t samples = post.size(0), channels = post.size(1);
   const int64_t taps = pre.size(1) * c.kernel_size[0] * c.kernel_size[1];
   const int64_t chunk = (samples + most_chunks - 1) / most_chunks, chunks = (samples + chunk - 1) / chunk;
   const int64_t sizes[] = {chunks, channels, taps};
   const Tensor products = empty({sizes, 3}, ScalarType::Float), totals = empty({sizes, 2}, ScalarType::Float);
   const ConvolutionUpdate update{
-      .post = static_cast<const float*>(standard.const_data_ptr()),
-      .post_mod = post_mod == nullptr ? nullptr : static_cast<const float*>(modulated.const_data_ptr()),
-      .pre = static_cast<const float*>(x.const_data_ptr()),
+      .post = input(standard),
+      .post_mod = post_mod == nullptr ? Input{} : input(modulated),
+      .pre = input(x),
       .products = static_cast<float*>(products.mutable_data_ptr()),
       .totals = static_cast<float*>(totals.mutable_data_ptr()),
       .samples = samples,

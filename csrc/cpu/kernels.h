@@ -104,13 +104,13 @@ struct Pooling {
 
 constexpr int64_t pooling_width = 512;
 
-// Σ post ⊗ patch of pre and Σ post of a convolution of stride 1, one group, float32, for each chunk of samples alone.
+// Σ post ⊗ patch of pre and Σ post of a convolution of stride 1, one group, for each chunk of samples alone.
 struct ConvolutionUpdate {
-  const float* post;      // (samples, channels, output_height, output_width)
-  const float* post_mod;  // the same, to be subtracted from post; or null
-  const float* pre;       // (samples, inputs, height, width)
-  float* products;        // (chunks, channels, inputs · kernel): Σ post ⊗ patch
-  float* totals;          // (chunks, channels): Σ post
+  Input post;       // (samples, channels, output_height, output_width), float32 or bfloat16
+  Input post_mod;   // the same, to be subtracted from post; or none
+  Input pre;        // (samples, inputs, height, width), no float64
+  float* products;  // (chunks, channels, inputs · kernel): Σ post ⊗ patch
+  float* totals;    // (chunks, channels): Σ post
   int64_t samples, channels, output_height, output_width;
   int64_t inputs, height, width;
   int64_t kernel[2], padding[2], dilation[2];

@@ -49,21 +49,30 @@ inline double sum_of_lanes(VectorOf<float>::type values) {
 
 typedef uint32_t LaneBits __attribute__((vector_size(FASTALIGN_VECTOR_BYTES)));
 
+inline VectorOf<float>::type vector_of(const float* from) {
+  VectorOf<float>::type values;
+  memcpy(&values, from, sizeof(values));
+  return values;
+}
+
+inline VectorOf<float>::type vector_of(const Bfloat16* from) {
+  typedef uint16_t Halves __attribute__((vector_size(FASTALIGN_VECTOR_BYTES / 2)));
+  Halves halves;
+  memcpy(&halves, from, sizeof(halves));
+  return VectorOf<float>::type(__builtin_convertvector(halves, LaneBits) << 16);
+}
+
 // A map of post, or of post − post_mod, its rows `width` apart and zeros behind each; returns its sum. A row is read by
 // whole vectors, of which `last_lanes` cuts the last one off, and what that writes too much is written over by the
 // next.
-template <bool modulated>
-inline double spread_rows(const float* post, const float* post_mod, int64_t rows, int64_t columns, int64_t width,
+template <bool modulated, typename S>
+inline double spread_rows(const S* post, const S* post_mod, int64_t rows, int64_t columns, int64_t width,
                           LaneBits last_lanes, float* spread) {
   using Vector = VectorOf<float>::type;
   constexpr int side = lanes<float>;
   const auto read = [&](int64_t at) {
-    Vector d, m;
-    memcpy(&d, post + at, sizeof(d));
-    if (modulated) {
-      memcpy(&m, post_mod + at, sizeof(m));
-      d -= m;
-    }
+    Vector d = vector_of(post + at);
+    if (modulated) d -= vector_of(post_mod + at);
     return d;
   };
   Vector sum = {};
@@ -81,24 +90,28 @@ inline double spread_rows(const float* post, const float* post_mod, int64_t rows
   return sum_of_lanes(sum);
 }
 
-inline double spread_map(const ConvolutionUpdate& u, int64_t map, int64_t width, LaneBits last_lanes, float* spread) {
+template <typename S>
+double spread_map(const ConvolutionUpdate& u, int64_t map, int64_t width, LaneBits last_lanes, float* spread) {
   const int64_t rows = u.output_height, columns = u.output_width, size = rows * columns;
-  const float* post = u.post + map * size;
-  const float* post_mod = u.post_mod + map * size;
-  float end[convolution_places], end_mod[convolution_places];
+  const bool modulated = u.post_mod.data != nullptr;
+  const S* post = static_cast<const S*>(u.post.data) + map * size;
+  const S* post_mod = modulated ? static_cast<const S*>(u.post_mod.data) + map * size : nullptr;
+  S end[convolution_places], end_mod[convolution_places];
   if ((map + 1) * size + lanes<float> > u.samples * u.channels * size) {  // whole vectors reach beyond the tensor
-    memcpy(end, post, size_t(size) * sizeof(float));
-    if (u.post_mod != nullptr) memcpy(end_mod, post_mod, size_t(size) * sizeof(float));
+    memcpy(end, post, size_t(size) * sizeof(S));
+    if (modulated) memcpy(end_mod, post_mod, size_t(size) * sizeof(S));
     post = end;
     post_mod = end_mod;
   }
-  return u.post_mod == nullptr ? spread_rows<false>(post, nullptr, rows, columns, width, last_lanes, spread)
-                               : spread_rows<true>(post, post_mod, rows, columns, width, last_lanes, spread);
+  return modulated ? spread_rows<true>(post, post_mod, rows, columns, width, last_lanes, spread)
+                   : spread_rows<false>(post, post_mod, rows, columns, width, last_lanes, spread);
 }
 
 // The input of an image, with its padding.
 inline void copy_input(const ConvolutionUpdate& u, int64_t image, int64_t height, int64_t width, float* pre) {
-  const float* from = u.pre + image * u.inputs * u.height * u.width;
+  const int64_t first = image * u.inputs * u.height * u.width;
+  float buffer[convolution_inputs];
+  const float* from = load(u.pre, first, u.inputs * u.height * u.width, buffer);
   if (u.padding[0] == 0 && u.padding[1] == 0) {
     memcpy(pre, from, size_t(u.inputs * u.height * u.width) * sizeof(float));
     return;
@@ -111,12 +124,10 @@ inline void copy_input(const ConvolutionUpdate& u, int64_t image, int64_t height
 
 // Fetches a part of the maps that come next, while the present ones are computed.
 inline void prefetch_maps(const ConvolutionUpdate& u, int64_t map, int64_t maps, int64_t part, int64_t parts) {
-  constexpr int64_t line = 64 / sizeof(float);
-  const int64_t size = u.output_height * u.output_width, count = maps * size;
-  for (int64_t i = count * part / parts; i < count * (part + 1) / parts; i += line) {
-    __builtin_prefetch(u.post + map * size + i, 0, 2);
-    if (u.post_mod != nullptr) __builtin_prefetch(u.post_mod + map * size + i, 0, 2);
-  }
+  const int64_t size = u.output_height * u.output_width, first = maps * size * part / parts;
+  const int64_t count = maps * size * (part + 1) / parts - first;
+  prefetch(u.post.data, u.post.dtype, map * size + first, count);
+  prefetch(u.post_mod.data, u.post_mod.dtype, map * size + first, count);
 }
 
 // The images first … last, for the output channels from `channel`: writes what they sum up to.
@@ -135,6 +146,7 @@ void update_channels(const ConvolutionUpdate& u, int64_t channel, int64_t first,
   const int64_t vectors = (u.output_height * width + side - 1) / side;
   LaneBits last_lanes;
   for (int lane = 0; lane < side; ++lane) last_lanes[lane] = lane <= (u.output_width - 1) % side ? ~0u : 0u;
+  const auto spread = u.post.dtype == Dtype::bfloat16 ? spread_map<Bfloat16> : spread_map<float>;
   const int64_t real = u.channels - channel < channels ? u.channels - channel : channels;
 
   int64_t tap = 0;
@@ -154,7 +166,7 @@ void update_channels(const ConvolutionUpdate& u, int64_t channel, int64_t first,
   for (int64_t image = first; image < last; ++image) {
     copy_input(u, image, height, width, pre);
     for (int64_t c = 0; c < real; ++c) {
-      totals[c] += spread_map(u, image * u.channels + channel + c, width, last_lanes, post + c * post_stride);
+      totals[c] += spread(u, image * u.channels + channel + c, width, last_lanes, post + c * post_stride);
     }
     for (int64_t group = 0; group < groups; ++group) {
       if (image + 1 < last) prefetch_maps(u, (image + 1) * u.channels + channel, real, group, groups);
