@@ -1,5 +1,10 @@
 #include "cpu/dispatch.h"
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <cstdlib>
 #include <iterator>
 #include <stdexcept>
@@ -71,6 +76,20 @@ bool library_multiplies_bfloat16() {
 #if defined(__x86_64__)
   static const bool does = &cpu_kernels() == &avx512::kernels && __builtin_cpu_supports("avx512bf16");
   return does;
+#else
+  return false;
+#endif
+}
+
+bool has_matrix_unit() {
+#if defined(__x86_64__) && defined(__linux__)
+  static const bool has = [] {
+    constexpr int request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM
+    return cpu_kernels().tile_update != nullptr && __builtin_cpu_supports("avx512bf16") &&
+           __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
+           syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+  }();
+  return has;
 #else
   return false;
 #endif

@@ -53,7 +53,9 @@ constexpr int64_t projection_rows = 64;
 constexpr int64_t projection_columns = 64;
 constexpr int64_t projection_classes = 256;  // the most that a packed matrix or signal has room for
 
-constexpr int64_t batch_columns = 24;  // of a task of a batch's projection, for all rows
+constexpr int64_t batch_columns = 24;            // of a task of a batch's projection, for all rows
+constexpr int64_t tile_projection_columns = 32;  // of a task of the matrix unit's projection, for all rows
+constexpr int64_t tile_samples = 80;             // of which it packs the terms at a time
 
 // What takes an update: the tensor that it is written to; or, with settings, a parameter and its states, which step
 // down it. All contiguous.
@@ -78,7 +80,8 @@ struct LinearUpdate {
   Sink bias;    // (rows), or without a target
 };
 
-constexpr int64_t update_rows = 24;  // of a task
+constexpr int64_t update_rows = 24;       // of a task
+constexpr int64_t tile_update_rows = 32;  // of a task of the matrix unit's update
 
 // Softmax and cross-entropy of rows of outputs, contiguous, and its gradient in their dtype; labels below 0 leave their
 // rows out.
@@ -139,6 +142,12 @@ struct Kernels {
                        int64_t begin, int64_t end);
   // Tasks begin … end, of so many rows each.
   void (*linear_update)(const LinearUpdate& update, int64_t begin, int64_t end);
+  // The same two by the matrix unit, which multiplies bfloat16: of factors whose rows are contiguous, or the matrix'
+  // columns. Null where there is none. Scratch memory has room for `tile_samples` numbers of each class, and of as many
+  // classes as fill 32.
+  void (*tile_projection)(const Projection& projection, const Epilogue& epilogue, void* scratch, int64_t begin,
+                          int64_t end);
+  void (*tile_update)(const LinearUpdate& update, int64_t begin, int64_t end);
   // Tasks begin … end.
   void (*convolution_update)(const ConvolutionUpdate& update, int64_t begin, int64_t end);
   // Rows begin … end.

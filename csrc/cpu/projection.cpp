@@ -23,6 +23,34 @@ bool own_kernel_takes(const ProjectionJob& job) {
   return classes <= (halves ? few : cpu_kernels().most_classes);
 }
 
+// Whether the matrix unit takes both factors as they lie; what is packed of the samples stays in the second-level
+// cache.
+bool matrix_unit_takes(const ProjectionJob& job) {
+  constexpr int64_t most_terms = 8192;
+  const int64_t samples = job.signal.size(0), terms = job.signal.size(1);
+  const bool few = (samples <= cpu_kernels().most_samples && terms <= most_terms) || terms <= projection_classes;
+  return few && job.signal.scalar_type() == ScalarType::BFloat16 && has_matrix_unit() &&
+         (job.matrix.stride(1) == 1 || job.matrix.stride(0) == 1);
+}
+
+void run_by_matrix_unit(const ProjectionJob& job) {
+  const Tensor signal = row_major(job.signal);
+  const Projection projection{.signal = signal.const_data_ptr(),
+                              .matrix = input(job.matrix),
+                              .matrix_row_stride = job.matrix.stride(0),
+                              .matrix_column_stride = job.matrix.stride(1),
+                              .rows = signal.size(0),
+                              .classes = signal.size(1)};
+  const int64_t scratch_size = blocks(projection.classes, 32) * 32 * tile_samples;
+  // A result takes as long as so many terms of its sum.
+  const int64_t of_task = projection.rows * tile_projection_columns * (projection.classes + 256);
+  parallel(blocks(job.epilogue.columns, tile_projection_columns), 1 + 4 * worth_a_thread / (of_task + 1),
+           [&](int64_t begin, int64_t end) {
+             const Tensor scratch = empty({&scratch_size, 1}, ScalarType::BFloat16);
+             cpu_kernels().tile_projection(projection, job.epilogue, scratch.mutable_data_ptr(), begin, end);
+           });
+}
+
 // By the library's product, and one pass over it.
 void run_by_library(const ProjectionJob& job) {
   const int64_t sizes[] = {job.signal.size(0), job.matrix.size(0)}, strides[] = {sizes[1], 1};
@@ -72,7 +100,9 @@ void run_fused(const std::vector<const ProjectionJob*>& jobs) {
 void run_projections(const std::vector<ProjectionJob>& jobs) {
   std::vector<const ProjectionJob*> fused;
   for (const ProjectionJob& job : jobs) {
-    if (own_kernel_takes(job)) {
+    if (matrix_unit_takes(job)) {
+      run_by_matrix_unit(job);
+    } else if (own_kernel_takes(job)) {
       fused.push_back(&job);
     } else {
       run_by_library(job);

@@ -70,36 +70,16 @@ void sum_into(Output result, const Tensor& post, double scale) {
   });
 }
 
-}  // namespace
-
-Tensor difference(const Tensor& h, const Tensor& h_mod, ScalarType dtype) {
-  const Tensor standard = row_major(h), modulated = row_major(h_mod);
-  Tensor difference = empty(h.sizes(), dtype);
-  run_elementwise(modulated,
-                  {.finish = Finish::add, .scale = -1, .operand = input(standard), .result = output(difference)});
-  return difference;
+bool matrix_unit_takes(const Tensor& term) {
+  return term.scalar_type() == ScalarType::BFloat16 && term.size(0) <= cpu_kernels().most_samples && has_matrix_unit();
 }
 
-ScalarType update_dtype(const Tensor& pre, int64_t units, bool descends) {
-  const int64_t few = descends ? 32 : 4;  // samples, of which the own kernel is ahead of bfloat16's product too
-  return pre.size(0) <= few ? wide_dtype(pre) : factor_dtype(pre, pre.numel() * units);
-}
+// The updates that one kernel takes, in tasks of so many rows.
+struct Updates {
+  explicit Updates(int64_t rows) : rows_of_task(rows) {}
 
-void run_linear_steps(const std::vector<LinearStep>& steps) {
-  std::vector<LinearUpdate> updates;
-  std::vector<int64_t> first_task{0};
-  int64_t multiplications = 0;
-  for (const LinearStep& step : steps) {
+  void add(const LinearStep& step) {
     const auto& [post, pre, scale, weight, bias] = step;
-    if (!own_kernel_takes(step)) {
-      run_by_library(step);
-      if (bias.target.data != nullptr && bias.settings == nullptr) {
-        sum_into(bias.target, post, scale);
-      } else if (bias.target.data != nullptr) {
-        sink(bias, bias_update(post, scale, wide_dtype(post)), 1);
-      }
-      continue;
-    }
     updates.push_back({.post = post.const_data_ptr(),
                        .post_strides = {post.stride(0), post.stride(1)},
                        .pre = pre.const_data_ptr(),
@@ -111,12 +91,60 @@ void run_linear_steps(const std::vector<LinearStep>& steps) {
                        .scale = scale,
                        .weight = weight,
                        .bias = bias});
-    first_task.push_back(first_task.back() + blocks(post.size(1), update_rows));
+    first_task.push_back(first_task.back() + blocks(post.size(1), rows_of_task));
     multiplications += post.numel() * pre.size(1);
   }
+
+  // worth: multiplications from which on a thread is worth its waking.
+  void run(decltype(Kernels::linear_update) kernel, int64_t worth) const {
+    parallel(first_task, 1 + worth * first_task.back() / (multiplications + 1),
+             [&](size_t i, int64_t begin, int64_t end) { kernel(updates[i], begin, end); });
+  }
+
+  int64_t rows_of_task, multiplications = 0;
+  std::vector<LinearUpdate> updates{};
+  std::vector<int64_t> first_task{0};
+};
+
+}  // namespace
+
+Tensor difference(const Tensor& h, const Tensor& h_mod, ScalarType dtype) {
+  const Tensor standard = row_major(h), modulated = row_major(h_mod);
+  Tensor difference = empty(h.sizes(), dtype);
+  run_elementwise(modulated,
+                  {.finish = Finish::add, .scale = -1, .operand = input(standard), .result = output(difference)});
+  return difference;
+}
+
+ScalarType update_dtype(const Tensor& pre, int64_t units, bool descends) {
+  if (matrix_unit_takes(pre)) return ScalarType::BFloat16;
+  const int64_t few = descends ? 32 : 4;  // samples, of which the own kernel is ahead of bfloat16's product too
+  return pre.size(0) <= few ? wide_dtype(pre) : factor_dtype(pre, pre.numel() * units);
+}
+
+void run_linear_steps(const std::vector<LinearStep>& steps) {
+  Updates by_vectors(update_rows), by_tiles(tile_update_rows);
+  std::vector<Tensor> copies;
+  for (const LinearStep& step : steps) {
+    const auto& [post, pre, scale, weight, bias] = step;
+    if (matrix_unit_takes(post)) {
+      const Tensor left = row_major(post), right = row_major(pre);
+      copies.insert(copies.end(), {left, right});
+      by_tiles.add({left, right, scale, weight, bias});
+    } else if (own_kernel_takes(step)) {
+      by_vectors.add(step);
+    } else {
+      run_by_library(step);
+      if (bias.target.data != nullptr && bias.settings == nullptr) {
+        sum_into(bias.target, post, scale);
+      } else if (bias.target.data != nullptr) {
+        sink(bias, bias_update(post, scale, wide_dtype(post)), 1);
+      }
+    }
+  }
   const Kernels& kernels = cpu_kernels();
-  parallel(first_task, 1 + worth_a_thread * first_task.back() / (multiplications + 1),
-           [&](size_t i, int64_t begin, int64_t end) { kernels.linear_update(updates[i], begin, end); });
+  by_vectors.run(kernels.linear_update, worth_a_thread);
+  by_tiles.run(kernels.tile_update, 2 * worth_a_thread);
 }
 
 Tensor bias_update(const Tensor& post, double scale, ScalarType dtype) {

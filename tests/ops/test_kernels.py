@@ -182,11 +182,22 @@ def test_update_without_bias(backend: Backend, op: str, dtype: torch.dtype) -> N
 @pytest.mark.parametrize(
     "op", ["feedback_term", "linear_forward", "linear_update", "linear_steps_", "dfa_linear_update"]
 )
+@pytest.mark.parametrize("samples", [67, 130])
 @pytest.mark.parametrize("cpu", [BACKENDS["cpu"]], ids=["cpu"])
-def test_large_product_of_halves(cpu: Backend, op: str, layout: str) -> None:
-    """On a CPU that multiplies bfloat16, large products of it are not widened."""
-    size = Size(samples=67, classes=300, units=257, inputs=300)
+def test_large_product_of_halves(cpu: Backend, samples: int, op: str, layout: str) -> None:
+    """On a CPU that multiplies bfloat16, large products of it are not widened: by the matrix unit, and the library."""
+    size = Size(samples=samples, classes=300, units=257, inputs=300)
     check(cpu, op, arguments(op, torch.bfloat16, size, layout=layout))
+
+
+@pytest.mark.parametrize("inputs", [31, 64, 1041])
+@pytest.mark.parametrize("units", [15, 33, 64])
+@pytest.mark.parametrize("samples", [16, 33, 80, 81, 97, 128])
+@pytest.mark.parametrize("op", ["linear_forward", "linear_difference", "linear_update", "linear_steps_"])
+def test_tiles_of_halves(op: str, samples: int, units: int, inputs: int) -> None:
+    """Around the matrix unit's tiles of 16 rows and 32 terms, and the runs of its kernels."""
+    values = arguments(op, torch.bfloat16, Size(samples=samples, units=units, inputs=inputs))
+    check(BACKENDS["cpu"], op, values)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])

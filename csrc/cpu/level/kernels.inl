@@ -1,8 +1,8 @@
 // The CPU kernels, to be compiled once per level: the file that includes this one names the level's namespace
 // (FASTALIGN_LEVEL_NAMESPACE), its vectors (FASTALIGN_VECTOR_BYTES) and how many of them by four rows its registers
 // hold (FASTALIGN_TILE_VECTORS), and up to how many terms its products are worth while in a projection
-// (FASTALIGN_MOST_CLASSES) and in an update (FASTALIGN_MOST_SAMPLES), after reading the system's headers and asking for
-// its instruction set.
+// (FASTALIGN_MOST_CLASSES) and in an update (FASTALIGN_MOST_SAMPLES), and whether there may be a matrix unit
+// (FASTALIGN_MATRIX_UNIT), after reading the system's headers and asking for its instruction set.
 
 #include "activation.h"
 #include "cpu/kernels.h"
@@ -30,6 +30,12 @@ static_assert(FASTALIGN_MOST_CLASSES <= projection_classes);
 #include "cpu/level/sums.inl"
 #include "cpu/level/descent.inl"
 #include "cpu/level/update.inl"
+#ifdef FASTALIGN_MATRIX_UNIT
+#include "cpu/level/matrix_unit.inl"
+#else
+constexpr decltype(Kernels::tile_projection) tile_projection = nullptr;
+constexpr decltype(Kernels::tile_update) tile_update = nullptr;
+#endif
 #include "cpu/level/convolution.inl"
 #include "cpu/level/cross_entropy.inl"
 #include "cpu/level/pooling.inl"
@@ -50,6 +56,8 @@ const Kernels kernels = {
     batch_projection,
     channel_sums,
     linear_update,
+    tile_projection,
+    tile_update,
     convolution_update,
     cross_entropy,
     max_pool2d_forward,
