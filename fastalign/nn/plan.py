@@ -56,6 +56,13 @@ class Stage:
         """The rule that the layer asks for itself."""
         return self.layer.rule if isinstance(self.layer, Linear | Conv2d | Block) else None
 
+    def modules(self) -> Iterator[torch.nn.Module]:
+        """The layer, then the modules of the links, in order."""
+        if self.layer is not None:
+            yield self.layer
+        for link in (self.activation, *self.links):
+            yield from (link.module,) if isinstance(link, ModuleLink) else link.modules
+
     def parameters(self) -> Iterator[Tensor]:
         """The parameters of the layer, then those of the links."""
         if self.native is not None:
@@ -94,11 +101,8 @@ class Stage:
 
     def run(self, x: Tensor) -> Tensor:
         """The stage's output as its modules compute it."""
-        if self.layer is not None:
-            x = single_tensor(self.layer, self.layer(x))
-        for link in (self.activation, *self.links):
-            for module in (link.module,) if isinstance(link, ModuleLink) else link.modules:
-                x = single_tensor(module, module(x))
+        for module in self.modules():
+            x = single_tensor(module, module(x))
         return x
 
 

@@ -84,7 +84,8 @@ class RecomputingStep(NetworkStep):
         count = min(_SLICES, samples // _FEWEST_SAMPLES)
         if count < 2 or not rule.takes_slices or self._tape.seeds or self.adds_up is None:
             return []
-        if not all(_keeps_samples_apart(layer.stage) for layer in (self._prelude, *self.layers)):
+        stages = [layer.stage for layer in (self._prelude, *self.layers)]
+        if not all(map(_keeps_samples_apart, stages)) or is_watched(*stages[-1].modules()):
             return []
         if not all(self.adds_up(layer, self._gradient) for layer in self.layers):
             return []
@@ -172,23 +173,19 @@ def _check(stage: Stage) -> None:
         raise ValueError(
             f"memory: {type(stage.layer).__name__} is a block, which may draw or remember; expected 'store'"
         )
-    for link in (stage.activation, *stage.links):
-        for module in link.modules if isinstance(link, ActivationLink) else (link.module,):
-            name = type(module).__name__
-            if is_watched(module):
-                raise ValueError(f"memory: {name} has a hook, which would see two passes; expected 'store'")
-            if isinstance(link, ActivationLink):
-                continue
-            if not type(module).__module__.startswith("torch.nn."):
-                raise ValueError(f"memory: {name} runs code of its own, which may draw or remember; expected 'store'")
-            if is_stochastic(module):
-                raise ValueError(
-                    f"memory: {name} draws anew in a second pass; expected 'store', or Dropout in its place"
-                )
-            if module.training and getattr(module, "running_mean", None) is not None:
-                raise ValueError(
-                    f"memory: {name} in training mode changes its running statistics in every pass; "
-                    "expected 'store', or it in eval mode"
-                )
-    if stage.native is not None and is_watched(stage.native):
-        raise ValueError(f"memory: {stage.native} has a hook, which would see two passes; expected 'store'")
+    for module in stage.modules():
+        if is_watched(module):
+            raise ValueError(f"memory: {module} has a hook, which would see two passes; expected 'store'")
+    for link in stage.links:
+        if isinstance(link, ActivationLink):
+            continue
+        name = type(link.module).__name__
+        if not type(link.module).__module__.startswith("torch.nn."):
+            raise ValueError(f"memory: {name} runs code of its own, which may draw or remember; expected 'store'")
+        if is_stochastic(link.module):
+            raise ValueError(f"memory: {name} draws anew in a second pass; expected 'store', or Dropout in its place")
+        if link.module.training and getattr(link.module, "running_mean", None) is not None:
+            raise ValueError(
+                f"memory: {name} in training mode changes its running statistics in every pass; "
+                "expected 'store', or it in eval mode"
+            )

@@ -250,6 +250,17 @@ def test_networks_that_cannot_be_sliced_keep_their_bits(sliced: list[int]) -> No
     assert not sliced
 
 
+@pytest.mark.parametrize("name", ["4", "5"], ids=["layer", "activation"])
+def test_a_hook_on_the_output_sees_one_pass(name: str, sliced: list[int]) -> None:
+    hidden = nn.Linear(20, 30, activation="tanh"), nn.Linear(30, 30), nn.GELU()
+    net = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(30, 5), nn.Sigmoid(), rule=pepita(), input_shape=(4, 5))
+    seen: list[torch.Size] = []
+    net.get_submodule(name).register_forward_hook(lambda _, x, h: seen.append(h.shape))
+    train(net, OPTIMIZERS["momentum"](net.parameters()), matrices_of(100, 70), "recompute")
+    assert seen == [(100, 5), (70, 5)]
+    assert not sliced
+
+
 @pytest.mark.parametrize("samples", [10, 70], ids=["in one piece", "in slices"])
 @pytest.mark.parametrize("hidden_layers", [0, 1])
 def test_the_batch_is_left_as_it_was(hidden_layers: int, samples: int) -> None:
@@ -346,8 +357,8 @@ class _Doubling(torch.nn.Module):
         ("with_block", lambda net: None, "Block is a block, which may draw or remember"),
         ("convolutional", lambda net: net.__setitem__(1, nn.Dropout2d()), "Dropout2d draws anew in a second pass"),
         ("dense", _with_a_hook, "Linear.* has a hook, which would see two passes"),
-        ("dense", _with_a_hook_between, "Dropout has a hook, which would see two passes"),
-        ("convolutional", _with_a_hook_between, "MaxPool2d has a hook, which would see two passes"),
+        ("dense", _with_a_hook_between, "Dropout.* has a hook, which would see two passes"),
+        ("convolutional", _with_a_hook_between, "MaxPool2d.* has a hook, which would see two passes"),
         ("dense", lambda net: net.__setitem__(1, _Doubling()), "_Doubling runs code of its own"),
     ],
 )
