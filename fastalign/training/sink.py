@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fastalign.descent import Descent, Settings
+from fastalign.descent import Descent
 from fastalign.nn.passes import FeedbackTerm, LayerPass, as_pass, is_half
 from fastalign.nn.run import CACHED
 from fastalign.nn.shapes import as_matrix
@@ -226,12 +226,11 @@ class OptimizerSink:
         velocities[0].addmm_(step.post.T, step.pre, beta=kept, alpha=step.scale)
         if step.bias is not None:
             velocities[1].mul_(kept).add_(step.bias_gradient())
-        if first and decay:
-            for parameter, velocity in zip(parameters, velocities, strict=True):
+        for parameter, velocity in zip(parameters, velocities, strict=True):
+            if first and decay:
                 velocity.add_(parameter, alpha=decay)
-        if last:
-            settings = Settings(rate).as_tensor()
-            kernels.optimizer_steps_(parameters, [], velocities, int(Descent.SGD), settings)
+            if last:
+                parameter.sub_(velocity, alpha=rate)
 
     def _linear_step(self, update: Update) -> _LinearStep | None:
         """The update as the step of a linear layer and nothing else; None where it is not that."""
