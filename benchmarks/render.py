@@ -19,7 +19,7 @@ from fastalign.bench import tables
 from fastalign.bench.ops import RIVALS
 from fastalign.bench.plots import plots
 from fastalign.bench.steps import BP, COMPILED_BP
-from fastalign.bench.summary import best_plain, ratio
+from fastalign.bench.summary import best_plain, ratio, ratio_to_parts
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -53,10 +53,17 @@ def measured(found: Results) -> str:
 def targets(found: Results) -> str:
     """What was aimed at, what was reached, and how far from the best that torch does: the ratios over all shapes."""
     ops, steps, memory = (found[group]["rows"] for group in ("ops", "steps", "memory"))
-    lines = ["| work | against | target | reached | | × best of torch |", "|---|---|---:|---|---|---|"]
+    head = ("work", "against", "target", "reached", "", "× its parts", "× best of torch")
+    lines = ["| " + " | ".join(head) + " |", "|---|---|---:|---|---|---|---|"]
 
     def line(
-        work: str, against: str, most: float, reached: list[float], by_torch: list[float | None], unit: str = ""
+        work: str,
+        against: str,
+        most: float,
+        reached: list[float],
+        by_torch: Iterable[float | None] = (),
+        by_parts: Iterable[float | None] = (),
+        unit: str = "",
     ) -> None:
         """unit: of what is reached, which is a ratio where there is none, else what is more than the other takes."""
         if not reached:
@@ -64,7 +71,8 @@ def targets(found: Results) -> str:
         inside = sum(value <= most for value in reached)
         verdict = "yes" if inside == len(reached) else f"{inside} of {len(reached)}" if inside else "no"
         target, form = (f"{most:g} {unit} more", f"{{:+.0f}} {unit}") if unit else (f"{most}", "{:.2f}")
-        shown = _range(sorted(reached), form), verdict, _range(_sorted(by_torch), "{:.2f}")
+        beside = (_range(_sorted(ratios), "{:.2f}") for ratios in (by_parts, by_torch))
+        shown = _range(sorted(reached), form), verdict, *beside
         lines.append(f"| {work} | {against} | ≤ {target} | {' | '.join(shown)} |")
 
     def of_op(
@@ -81,7 +89,8 @@ def targets(found: Results) -> str:
         by_torch = [max(_sorted(ratio(row, "fastalign", way) for way in RIVALS if way != "floor")) for row in rows]
         ratios = _sorted(ratio(row, "fastalign", rival) for row in rows)
         reached = [_over(row, "fastalign", rival) for row in rows] if unit else ratios
-        line(f"{work}, {dtype}", against, most, reached, [*by_torch], unit)
+        by_parts = [ratio_to_parts(row, "fastalign") for row in rows]
+        line(f"{work}, {dtype}", against, most, reached, by_torch, by_parts, unit)
 
     for dtype in ("float32", "bfloat16"):
         of_op("`dfa_projection`, C ≤ 100", "feedback_term", dtype, "floor", 1.3, _few_classes)
@@ -100,12 +109,14 @@ def targets(found: Results) -> str:
             if row["op"] == rule and row["shape"].startswith("784-1024" if rule == "pepita" else "784"):
                 reached = _sorted([ratio(row, "fastalign step", "floor")])
                 by_torch = [ratio(row, "fastalign step", best_plain(row))]
-                line(f"step, {rule.upper()}, {row['shape']}", "floor", target, reached, by_torch)
+                by_parts = [ratio_to_parts(row, "fastalign step")]
+                line(f"step, {rule.upper()}, {row['shape']}", "floor", target, reached, by_torch, by_parts)
     for shape in dict.fromkeys(row["shape"] for row in steps if row["shape"].startswith("64")):
         rows = [row for row in steps if row["shape"] == shape]
         reached = [_over(row, "fastalign step", "floor") for row in rows]
         by_torch = [ratio(row, "fastalign step", best_plain(row)) for row in rows]
-        line(f"step, each rule, {shape}", "floor", 50, reached, by_torch, "µs")
+        by_parts = [ratio_to_parts(row, "fastalign step") for row in rows]
+        line(f"step, each rule, {shape}", "floor", 50, reached, by_torch, by_parts, "µs")
     for rule, network, rival, target in (
         ("dfa", "784-1024-10", COMPILED_BP, 0.8),
         ("dfa", "784-800⁴-10", COMPILED_BP, 0.7),
@@ -115,13 +126,13 @@ def targets(found: Results) -> str:
         for row in steps:
             if row["op"] == rule and row["shape"].startswith(network):
                 reached = _sorted([ratio(row, "fastalign step", rival)])
-                line(f"step, {rule.upper()}, {row['shape']}", rival, target, reached, [])
+                line(f"step, {rule.upper()}, {row['shape']}", rival, target, reached)
     deepest = [row for row in memory if row["depth"] == max(r["depth"] for r in memory)]
     for row in deepest:
         if "recompute" in row["peak_bytes"]:
             share = row["peak_bytes"]["recompute"] / row["two_layers"]
             work = f"memory, recomputed, {row['op'].upper()}, {row['shape']}"
-            line(work, "two layers' activations", 1.2, [share], [])
+            line(work, "two layers' activations", 1.2, [share])
     return "\n".join(lines)
 
 
@@ -148,6 +159,22 @@ def _size(shape: str) -> int:
 
 
 _SMALL, _LARGE = _size("64 × 784 × 1024"), _size("256 × 1024 × 1024")
+
+
+def apart(found: Results) -> str:
+    """The ops of the targets beside what they consist of."""
+    wanted = ("feedback_term", "dfa_linear_update", "pepita_linear_update", "pepita_conv2d_update")
+    head = ("op", "shape", "dtype", "its parts, µs", "together", "fastalign", "× together")
+    body = []
+    for row in found["ops"]["rows"]:
+        if row["op"] in wanted:
+            median = {name: variant["median_us"] for name, variant in row["variants"].items()}
+            parts = " + ".join(f"{part} {tables.figure(median[part])}" for part in row["parts"])
+            together = sum(median[part] for part in row["parts"])
+            times = tables.times(ratio_to_parts(row, "fastalign"))
+            figures = (tables.figure(together), tables.figure(median["fastalign"]), times)
+            body.append((row["op"], tables.short(row["shape"]), row["dtype"], parts, *figures))
+    return tables.Table("", head, body, 4).for_markdown()
 
 
 def readme(found: Results) -> str:
@@ -211,6 +238,7 @@ def render(page: str, found: Results) -> str:
         "targets": (("ops", "steps", "memory"), lambda: targets(found)),
         "losses": (("ops", "steps"), lambda: losses(found)),
         "readme": (("steps",), lambda: _with_image("steps", images, readme(found))),
+        "apart": (("ops",), lambda: apart(found)),
         "curiosity": (("ops",), lambda: curiosity(found)),
         "seeds": ((), seeds),
         "memory": (("memory",), lambda: _table(found, "memory")),

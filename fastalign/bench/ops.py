@@ -43,7 +43,7 @@ def row_of(case: Case, plan: Plan, dtype: torch.dtype, rate: float, compiled: bo
             variants["torch.compile"] = lambda: function(*case.arguments)
     if case.best is not None:
         variants["best known"] = case.best
-    variants |= case.beside
+    variants |= {**case.beside, **case.parts}
     times = measure(variants, plan.device, plan.seconds, plan.rounds)
     least = case.arithmetic / rate * 1e6
     times["floor"] = [max(time, least) for time in times["floor"]]
@@ -55,5 +55,6 @@ def row_of(case: Case, plan: Plan, dtype: torch.dtype, rate: float, compiled: bo
         "best_known": case.best_name if case.best is not None else None,
         "bytes": case.bytes,
         "operations": case.operations or case.arithmetic,
+        "parts": list(case.parts),
         "times": times,
     }

@@ -65,6 +65,15 @@ def ratio(row: Mapping[str, Any], own: str, other: str | None) -> float | None:
     return statistics.median(a / b for a, b in pairs)
 
 
+def ratio_to_parts(row: Mapping[str, Any], own: str) -> float | None:
+    """How many times as long a variant takes as the row's parts one by one: the median over the processes."""
+    if not row.get("parts"):
+        return None
+    variants = row["variants"]
+    together = map(sum, zip(*(variants[part]["process_medians_us"] for part in row["parts"]), strict=True))
+    return statistics.median(a / b for a, b in zip(variants[own]["process_medians_us"], together, strict=True))
+
+
 def best_plain(row: Mapping[str, Any]) -> str | None:
     """The fastest of the forms of plain PyTorch, by its median."""
     plain = [name for name in row["variants"] if name.startswith("plain PyTorch")]

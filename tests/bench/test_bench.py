@@ -44,6 +44,16 @@ def test_every_group_has_rows(result: dict[str, Any]) -> None:
             assert 0 < variant["p10_us"] <= variant["p90_us"]
 
 
+def test_parts_are_measured_beside_the_op(result: dict[str, Any]) -> None:
+    """Of each op with a target, and the parts of its own tensors: an update's term is not another's."""
+    parts = {row["op"]: row["parts"] for row in result["rows"] if row.get("parts")}
+    assert parts["feedback_term"] == ["bare product", "derivative"]
+    assert parts["dfa_linear_update"][0] == parts["dfa_conv2d_update"][0] == "δ"
+    assert parts["pepita_linear_update"][0] == parts["pepita_conv2d_update"][0] == "h − h_mod"
+    for row in result["rows"]:
+        assert set(row.get("parts", ())) <= row.get("variants", {}).keys()
+
+
 def test_tables_fit_a_terminal(result: dict[str, Any]) -> None:
     made = tables(result)
     assert len(made) == len(GROUPS)

@@ -10,7 +10,7 @@ from tiny import TINY
 
 from fastalign.bench.plan import Network, Plan
 from fastalign.bench.steps import BP, COMPILED_BP
-from fastalign.bench.summary import best_plain, merge, percentile, ratio
+from fastalign.bench.summary import best_plain, merge, percentile, ratio, ratio_to_parts
 from fastalign.bench.tables import figure, losses_table, tables
 
 
@@ -109,6 +109,15 @@ def test_three_digits_count(value: float, text: str) -> None:
 def test_the_best_plain_pytorch_is_the_fastest() -> None:
     assert best_plain({"variants": STEPS}) == "plain PyTorch, another"
     assert best_plain({"variants": {"floor": variant(1.0)}}) is None
+
+
+def test_an_op_beside_its_parts() -> None:
+    """The parts of one process are added before the ratio is taken, and the median is of these ratios."""
+    times = {"fastalign": [6.0, 20.0, 90.0], "product": [1.0, 8.0, 20.0], "δ": [2.0, 2.0, 10.0], "floor": [1.0] * 3}
+    variants = {name: {"process_medians_us": values} for name, values in times.items()}
+    assert ratio_to_parts({"variants": variants, "parts": ["product", "δ"]}, "fastalign") == 2.0
+    assert ratio_to_parts({"variants": variants, "parts": []}, "fastalign") is None
+    assert ratio_to_parts({"variants": variants}, "fastalign") is None
 
 
 def test_percentiles_of_many() -> None:

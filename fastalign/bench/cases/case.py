@@ -35,6 +35,8 @@ class Case:
     arithmetic: int = 0
     beside: Mapping[str, Run] = field(default_factory=dict)
     """What is no rival, by name: it computes less, or nobody would write it who cares for speed."""
+    parts: Mapping[str, Run] = field(default_factory=dict)
+    """What the op consists of, by name, each by the fastest call there is: what it costs to do them one by one."""
 
 
 class Draw:

@@ -41,7 +41,10 @@ def feedback_term(draw: Draw, shape: tuple[int, ...]) -> Iterator[Case]:
             "mm and tanh_backward, in place",
             draw.bytes(moved),
             arithmetic=2 * samples * units * classes,
-            beside={"bare product": lambda: torch.mm(e, b.t(), out=out)},
+            parts={
+                "bare product": lambda: torch.mm(e, b.t(), out=out),
+                "derivative": partial(kernels.activation_backward, scratch, kept, TANH, given_output, 0.0, None),
+            },
         )
 
 

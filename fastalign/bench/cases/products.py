@@ -54,7 +54,10 @@ def linear_difference(draw: Draw, shape: tuple[int, ...]) -> Iterator[Case]:
 
 
 def linear_updates(draw: Draw, shape: tuple[int, ...]) -> Iterator[Case]:
-    """ΔW and Δb, of δ given, of one layer and of four; of DFA; of PEPITA."""
+    """ΔW and Δb, of δ given, of one layer and of four; of DFA; of PEPITA.
+
+    The product into new memory is a part, since that is where an op's result is.
+    """
     samples, inputs, units = shape
     post, pre, h_mod = draw(samples, units), draw(samples, inputs), draw(samples, units)
     e, b, h = draw(samples, 10), draw(units, 10), torch.tanh(post)
@@ -102,14 +105,19 @@ def linear_updates(draw: Draw, shape: tuple[int, ...]) -> Iterator[Case]:
 
     text, into = product_text(shape), "mm and sum into what is there"
     operations, moved = 2 * samples * inputs * units, draw.bytes(operands(shape))
-    rows: tuple[tuple[str, Run, Callable[..., object], tuple[Tensor, ...], Run], ...] = (
-        ("linear_update", lambda: kernels.linear_update(post, pre, 1.0, True), plain, (post, pre), given),
+    product_and_sum: dict[str, Run] = {
+        "product into new memory": lambda: torch.mm(post.t(), pre),
+        "sum over samples": lambda: torch.sum(post, 0, out=bias),
+    }
+    rows: tuple[tuple[str, Run, Callable[..., object], tuple[Tensor, ...], Run, dict[str, Run]], ...] = (
+        ("linear_update", lambda: kernels.linear_update(post, pre, 1.0, True), plain, (post, pre), given, {}),
         (
             "dfa_linear_update",
             lambda: kernels.dfa_linear_update(e, b, h, pre, TANH, True),
             plain_dfa,
             (e, b, h, pre),
             dfa,
+            {"δ": lambda: kernels.feedback_term(e, b, h, TANH, True, 0.0, None)},
         ),
         (
             "pepita_linear_update",
@@ -117,10 +125,12 @@ def linear_updates(draw: Draw, shape: tuple[int, ...]) -> Iterator[Case]:
             plain_pepita,
             (post, h_mod, pre),
             pepita,
+            {"h − h_mod": lambda: torch.sub(post, h_mod, out=delta)},
         ),
     )
-    for op, run, written, arguments, best in rows:
-        yield Case(op, text, run, written, arguments, product, best, into, moved, operations=operations)
+    for op, run, written, arguments, best, term in rows:
+        parts = {**term, **product_and_sum}
+        yield Case(op, text, run, written, arguments, product, best, into, moved, operations=operations, parts=parts)
     yield Case(
         "linear_updates",
         f"4 × ({text})",
@@ -176,6 +186,7 @@ def convolutions(draw: Draw, shape: tuple[int, ...]) -> Iterator[Case]:
     operations = 2 * samples * filters * places**2 * channels * kernel**2
     moved_by_product = draw.bytes(x.numel() + h.numel() + stand_in.numel())
     one_call = "convolution_backward, in place"
+    product_and_sum: dict[str, Run] = {"product": bare, "sum over samples": lambda: torch.sum(h, (0, 2, 3))}
     yield Case(
         "conv2d_update",
         text,
@@ -187,6 +198,7 @@ def convolutions(draw: Draw, shape: tuple[int, ...]) -> Iterator[Case]:
         one_call,
         moved_by_product,
         operations=operations,
+        parts=product_and_sum,
     )
     yield Case(
         "dfa_conv2d_update",
@@ -199,6 +211,7 @@ def convolutions(draw: Draw, shape: tuple[int, ...]) -> Iterator[Case]:
         one_call,
         moved_by_product,
         operations=operations,
+        parts={"δ": lambda: kernels.feedback_term(e, b, h.view(samples, -1), TANH, True, 0.0, None), **product_and_sum},
     )
     yield Case(
         "pepita_conv2d_update",
@@ -212,6 +225,7 @@ def convolutions(draw: Draw, shape: tuple[int, ...]) -> Iterator[Case]:
         moved_by_product,
         operations=operations,
         beside={"position by position": by_position} if padding == 0 and samples <= 100 else {},
+        parts={"h − h_mod": lambda: torch.sub(h, h_mod, out=difference), **product_and_sum},
     )
     pooling = ([2, 2], [2, 2], [0, 0], [1, 1], False)
     activity = torch.tanh(h)
