@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fastalign.bench.measure import measure
-from fastalign.bench.memory import peaks
+from fastalign.bench.memory import peaks, ways_to_step
 from fastalign.bench.plan import Network, Plan
 from fastalign.bench.steps import BP, Steps, make
 
@@ -55,6 +55,6 @@ def _row(network: Network, axis: str, value: int, threads: int, plan: Plan) -> d
         "times": measure(variants, plan.device, plan.step_seconds / 20, plan.rounds),
     }
     if threads == 1 and plan.counts_memory:
-        of_rules = {rule: peaks(network, rule, plan.device) for rule in RULES}
+        of_rules = {rule: peaks(ways_to_step(network, rule, plan.device), plan.device) for rule in RULES}
         row["peak_bytes"] = {f"{rule}, {way}": size for rule, ways in of_rules.items() for way, size in ways.items()}
     return row

@@ -121,13 +121,21 @@ def steps_table(rows: Sequence[Row]) -> Table:
 
 def memory_table(rows: Sequence[Row]) -> Table:
     """A line for each depth, rule and way to take a step."""
-    head = ("network", "rule", "way", "peak", "× two layers' activations")
+    head = ("network", "rule", "way", "peak", "× two layers' activations", "× time of store")
     body: list[tuple[str, ...]] = [
-        (row["shape"], row["op"].upper(), way, size_of(peak), f"{peak / row['two_layers']:.2f}")
+        (
+            row["shape"],
+            row["op"].upper(),
+            way,
+            size_of(peak),
+            f"{peak / row['two_layers']:.2f}",
+            times(ratio(row, way, "store")),
+        )
         for row in rows
         for way, peak in row["peak_bytes"].items()
     ]
-    return Table("Memory: the most that a step holds beyond parameters, momentum and the batch", head, body, 3)
+    title = "Memory: the most that a step holds beyond parameters, momentum and the batch, and × the time of storing"
+    return Table(title, head, body, 3)
 
 
 def scaling_table(rows: Sequence[Row]) -> Table:

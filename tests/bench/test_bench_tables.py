@@ -73,7 +73,12 @@ def test_a_step() -> None:
 
 def test_memory_and_scaling() -> None:
     memory = {"group": "memory", "op": "dfa", "shape": "4 layers", "dtype": "float32", "two_layers": 2 << 20}
-    assert body({**memory, "peak_bytes": {"store": 3 << 20}}) == [("4 layers", "DFA", "store", "3.00 MiB", "1.50")]
+    ways = {"peak_bytes": {"store": 3 << 20, "recompute": 1 << 20}}
+    taken = {"variants": {"store": variant(100.0), "recompute": variant(150.0)}}
+    assert body({**memory, **ways, **taken}) == [
+        ("4 layers", "DFA", "store", "3.00 MiB", "1.50", "1.00"),
+        ("4 layers", "DFA", "recompute", "1.00 MiB", "0.50", "1.50"),
+    ]
     point = {"group": "scaling", "op": "depth", "shape": "4", "dtype": "float32", "threads": 2}
     times = {BP: variant(300.0), "dfa, fastalign step": variant(100.0)}
     assert body({**point, "variants": times}) == [("depth", "4", "2", "300", "100")]
