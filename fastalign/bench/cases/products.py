@@ -63,20 +63,22 @@ def linear_updates(draw: Draw, shape: tuple[int, ...]) -> Iterator[Case]:
     e, b, h = draw(samples, 10), draw(units, 10), torch.tanh(post)
     weight, bias, delta = draw(units, inputs), draw(units), torch.empty_like(post)
 
-    def product() -> Tensor:
-        return torch.mm(post.t(), pre, out=weight)
+    four = [torch.empty_like(weight) for _ in range(4)]
+
+    def product(out: Tensor = weight) -> Tensor:
+        return torch.mm(post.t(), pre, out=out)
 
     def four_products() -> None:
-        for _ in range(4):
-            product()
+        for out in four:
+            product(out)
 
-    def given() -> None:
-        torch.mm(post.t(), pre, out=weight)
+    def given(out: Tensor = weight) -> None:
+        product(out)
         torch.sum(post, 0, out=bias)
 
     def four_given() -> None:
-        for _ in range(4):
-            given()
+        for out in four:
+            given(out)
 
     def dfa() -> None:
         torch.mm(e, b.t(), out=delta)
