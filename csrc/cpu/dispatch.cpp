@@ -1,6 +1,7 @@
 #include "cpu/dispatch.h"
 
 #if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -84,9 +85,11 @@ bool library_multiplies_bfloat16() {
 bool has_matrix_unit() {
 #if defined(__x86_64__) && defined(__linux__)
   static const bool has = [] {
-    constexpr int request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM
+    constexpr int request_permission = 0x1023, tile_data = 18;    // ARCH_REQ_XCOMP_PERM
+    constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24;  // which not every compiler knows by name
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
     return cpu_kernels().tile_update != nullptr && __builtin_cpu_supports("avx512bf16") &&
-           __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
+           __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & amx_bf16) != 0 && (edx & amx_tile) != 0 &&
            syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
   }();
   return has;

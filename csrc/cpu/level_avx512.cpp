@@ -9,9 +9,9 @@
 
 // Those of bfloat16 and of tiles stand in functions that are called only where the machine has them.
 #ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,"             \
-                                                   "prefer-vector-width=512,avx512bf16,amx-tile,amx-bf16"))), \
-                             apply_to = function)
+#pragma clang attribute push(                                                                            \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512bf16,amx-tile,amx-bf16"))), \
+    apply_to = function)
 #else
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512", \
                    "avx512bf16,amx-tile,amx-bf16")

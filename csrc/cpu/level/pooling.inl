@@ -35,13 +35,20 @@ struct Differences {
   void offer(Value value, Value change, Place) {
     const Value sum = value + change;
     const auto moves = (sum > modulated) | (sum != sum);
-    standard = (value > standard) | (value != value) ? value : standard;
+    standard = ((value > standard) | (value != value)) ? value : standard;
     modulated = moves ? sum : modulated;
     h = moves ? value : h;
     delta = moves ? change : delta;
   }
   Value pooled() const { return h - standard + delta; }
 };
+
+// a[0] a[2] … of two vectors that follow each other.
+template <typename Vector, int... i>
+inline Vector evens(Vector low, Vector high, Indices<i...>) {
+  constexpr int side = sizeof...(i);
+  return Vector{(2 * i < side ? low : high)[2 * i % side]...};
+}
 
 // Elements `stride` apart; `step` is the stride, or 0 where the compiler does not know it. Step 2 reads one more.
 template <int step, typename W, int... i>
@@ -53,7 +60,7 @@ inline typename VectorOf<W>::type strided(const W* from, int64_t stride, Indices
   memcpy(&low, from, sizeof(Vector));
   if constexpr (step == 1) return low;
   memcpy(&high, from + 2 * half, sizeof(Vector));
-  return __builtin_shufflevector(low, high, 2 * i...);
+  return evens(low, high, Indices<i...>());
 }
 
 enum class Pool { forward, backward, difference };

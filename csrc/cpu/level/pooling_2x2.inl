@@ -23,8 +23,9 @@ inline void deinterleave(const W* from, Vector& even, Vector& odd, Indices<i...>
   Vector low, high;
   memcpy(&low, from, sizeof(Vector));
   memcpy(&high, from + lanes<W>, sizeof(Vector));
-  even = __builtin_shufflevector(low, high, 2 * i...);
-  odd = __builtin_shufflevector(low, high, 2 * i + 1 ...);
+  constexpr int side = sizeof...(i);
+  even = evens(low, high, Indices<i...>());
+  odd = Vector{(2 * i < side ? low : high)[2 * i % side + 1]...};
 }
 
 // Rows of windows. `other` is Δh in the difference, the signal on the way back.
