@@ -86,7 +86,10 @@ def passes(network: Sequential, x: Tensor, y: Tensor, rule: str) -> Iterator[tup
         delta, signal = torch.randn_like(a), torch.randn_like(a)
         if layer.bias is not None:
             bias = layer.bias.detach().clone()
-            yield "biases", partial(_step_bias, bias, torch.zeros_like(bias), a.clone(), a.new_ones(len(a)))
+            yield (
+                "biases",
+                partial(_step_bias, bias, torch.zeros_like(bias), a, torch.empty_like(a), a.new_ones(len(a))),
+            )
         if rule == "pepita" and first:
             yield "modulation", partial(kernels.modulate_input, x, error, network.projection, 1.0)
         elif rule == "pepita":
@@ -111,8 +114,8 @@ def passes(network: Sequential, x: Tensor, y: Tensor, rule: str) -> Iterator[tup
             yield "postsynaptic", partial(aten.threshold_backward.grad_input, signal, h, 0, grad_input=delta)
 
 
-def _step_bias(bias: Tensor, velocity: Tensor, post: Tensor, ones: Tensor) -> None:
+def _step_bias(bias: Tensor, velocity: Tensor, post: Tensor, out: Tensor, ones: Tensor) -> None:
     """a + b, Σ post into the momentum, and b's step."""
-    post.add_(bias)
+    torch.add(post, bias, out=out)
     velocity.addmv_(post.t(), ones, beta=MOMENTUM)
     bias.sub_(velocity, alpha=LEARNING_RATE)

@@ -43,11 +43,15 @@ struct Differences {
   Value pooled() const { return h - standard + delta; }
 };
 
-// a[0] a[2] … of two vectors that follow each other.
-template <typename Vector, int... i>
-inline Vector evens(Vector low, Vector high, Indices<i...>) {
+// Every second element of two vectors that follow each other, from the first or the second one on.
+template <int first, typename Vector, int... i>
+inline Vector every_second(Vector low, Vector high, Indices<i...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(low, high, 2 * i + first...);
+#else
   constexpr int side = sizeof...(i);
-  return Vector{(2 * i < side ? low : high)[2 * i % side]...};
+  return Vector{(2 * i < side ? low : high)[2 * i % side + first]...};
+#endif
 }
 
 // Elements `stride` apart; `step` is the stride, or 0 where the compiler does not know it. Step 2 reads one more.
@@ -60,7 +64,7 @@ inline typename VectorOf<W>::type strided(const W* from, int64_t stride, Indices
   memcpy(&low, from, sizeof(Vector));
   if constexpr (step == 1) return low;
   memcpy(&high, from + 2 * half, sizeof(Vector));
-  return evens(low, high, Indices<i...>());
+  return every_second<0>(low, high, Indices<i...>());
 }
 
 enum class Pool { forward, backward, difference };

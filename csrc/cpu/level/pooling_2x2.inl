@@ -23,9 +23,8 @@ inline void deinterleave(const W* from, Vector& even, Vector& odd, Indices<i...>
   Vector low, high;
   memcpy(&low, from, sizeof(Vector));
   memcpy(&high, from + lanes<W>, sizeof(Vector));
-  constexpr int side = sizeof...(i);
-  even = evens(low, high, Indices<i...>());
-  odd = Vector{(2 * i < side ? low : high)[2 * i % side + 1]...};
+  even = every_second<0>(low, high, Indices<i...>());
+  odd = every_second<1>(low, high, Indices<i...>());
 }
 
 // Rows of windows. `other` is Δh in the difference, the signal on the way back.
