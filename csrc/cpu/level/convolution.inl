@@ -160,7 +160,7 @@ void update_channels(const ConvolutionUpdate& u, int64_t channel, int64_t first,
   while (tap < groups * block_taps) offsets[tap++] = 0;
   const int64_t post_stride = (vectors + 1) * side;
   memset(post, 0, size_t(channels * post_stride) * sizeof(float));
-  memset(pre, 0, size_t(u.inputs * height * width + u.kernel[1] * u.dilation[1] + side) * sizeof(float));
+  memset(pre, 0, size_t(u.inputs * height * width + (u.kernel[1] - 1) * u.dilation[1] + side) * sizeof(float));
   memset(sums, 0, size_t(groups * block_taps * channels * side) * sizeof(float));
 
   for (int64_t image = first; image < last; ++image) {
