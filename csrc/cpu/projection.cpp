@@ -58,7 +58,8 @@ void run_by_library(const ProjectionJob& job) {
   const bool is_operand = job.product.const_data_ptr() == job.epilogue.operand.data;
   const bool in_place = job.product.scalar_type() == dtype && !is_operand;
   const Tensor product = in_place ? view(job.product, {sizes, 2}, {strides, 2}) : empty({sizes, 2}, dtype);
-  multiply(product, in_dtype(job.signal, dtype), transposed(in_dtype(job.matrix, dtype)));
+  // NOTE: of bfloat16 rows that lie apart the library may read on, where NaN would count.
+  multiply(product, row_major(in_dtype(job.signal, dtype)), transposed(in_dtype(job.matrix, dtype)));
   run_elementwise(product, job.epilogue);
 }
 

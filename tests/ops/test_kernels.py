@@ -178,15 +178,16 @@ def test_update_without_bias(backend: Backend, op: str, dtype: torch.dtype) -> N
     assert backend.run(op, values)[1].numel() == 0
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "part"])
 @pytest.mark.parametrize(
     "op", ["feedback_term", "linear_forward", "linear_update", "linear_steps_", "dfa_linear_update"]
 )
 @pytest.mark.parametrize("samples", [67, 130])
+@pytest.mark.parametrize("terms", [300, 301])
 @pytest.mark.parametrize("cpu", [BACKENDS["cpu"]], ids=["cpu"])
-def test_large_product_of_halves(cpu: Backend, samples: int, op: str, layout: str) -> None:
+def test_large_product_of_halves(cpu: Backend, terms: int, samples: int, op: str, layout: str) -> None:
     """On a CPU that multiplies bfloat16, large products of it are not widened: by the matrix unit, and the library."""
-    size = Size(samples=samples, classes=300, units=257, inputs=300)
+    size = Size(samples=samples, classes=terms, units=257, inputs=terms)
     check(cpu, op, arguments(op, torch.bfloat16, size, layout=layout))
 
 
