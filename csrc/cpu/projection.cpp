@@ -24,11 +24,12 @@ bool own_kernel_takes(const ProjectionJob& job) {
 }
 
 // Whether the matrix unit takes both factors as they lie; what is packed of the samples stays in the second-level
-// cache.
+// cache. Few terms leave most of a tile empty, which is worth while for one run of samples only.
 bool matrix_unit_takes(const ProjectionJob& job) {
-  constexpr int64_t most_terms = 8192;
+  constexpr int64_t few_terms = 32, most_terms = 8192;
   const int64_t samples = job.signal.size(0), terms = job.signal.size(1);
   const bool few = (samples <= cpu_kernels().most_samples && terms <= most_terms) || terms <= projection_classes;
+  if (terms < few_terms && samples > tile_samples) return false;
   return few && job.signal.scalar_type() == ScalarType::BFloat16 && has_matrix_unit() &&
          (job.matrix.stride(1) == 1 || job.matrix.stride(0) == 1);
 }
