@@ -23,18 +23,36 @@ extern const Kernels kernels;
 namespace avx512 {
 extern const Kernels kernels;
 }
+namespace amx {
+extern const Kernels kernels;
+}
 #endif
 
 namespace {
 
 #if defined(__x86_64__)
-const Kernels* const levels[] = {&baseline::kernels, &avx2::kernels, &avx512::kernels};
-const char* const names[] = {"baseline", "avx2", "avx512", nullptr};
+const Kernels* const levels[] = {&baseline::kernels, &avx2::kernels, &avx512::kernels, &amx::kernels};
+const char* const names[] = {"baseline", "avx2", "avx512", "amx", nullptr};
 #else
 const Kernels* const levels[] = {&baseline::kernels};
 const char* const names[] = {"baseline", nullptr};
 #endif
 static_assert(std::size(names) == std::size(levels) + 1);
+
+#if defined(__x86_64__)
+// Whether there is a matrix unit for bfloat16, and this process has the right to it.
+bool has_matrix_unit() {
+#if defined(__linux__)
+  constexpr int request_permission = 0x1023, tile_data = 18;    // ARCH_REQ_XCOMP_PERM
+  constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24;  // which not every compiler knows by name
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __builtin_cpu_supports("avx512bf16") && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 &&
+         (edx & amx_bf16) != 0 && (edx & amx_tile) != 0 && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 // How many of the levels this machine has.
 size_t supported() {
@@ -44,6 +62,7 @@ size_t supported() {
                          __builtin_cpu_supports("avx512dq"), __builtin_cpu_supports("avx512vl")}) {
     if (!has) return 2;
   }
+  if (!has_matrix_unit()) return 3;
 #endif
   return std::size(levels);
 }
@@ -75,24 +94,10 @@ const Kernels& cpu_kernels() {
 
 bool library_multiplies_bfloat16() {
 #if defined(__x86_64__)
-  static const bool does = &cpu_kernels() == &avx512::kernels && __builtin_cpu_supports("avx512bf16");
+  const Kernels* const level = &cpu_kernels();
+  static const bool does =
+      (level == &avx512::kernels || level == &amx::kernels) && __builtin_cpu_supports("avx512bf16");
   return does;
-#else
-  return false;
-#endif
-}
-
-bool has_matrix_unit() {
-#if defined(__x86_64__) && defined(__linux__)
-  static const bool has = [] {
-    constexpr int request_permission = 0x1023, tile_data = 18;    // ARCH_REQ_XCOMP_PERM
-    constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24;  // which not every compiler knows by name
-    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-    return cpu_kernels().tile_update != nullptr && __builtin_cpu_supports("avx512bf16") &&
-           __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & amx_bf16) != 0 && (edx & amx_tile) != 0 &&
-           syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
-  }();
-  return has;
 #else
   return false;
 #endif

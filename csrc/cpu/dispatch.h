@@ -19,7 +19,4 @@ const Kernels& cpu_kernels();
 // Whether torch's library multiplies bfloat16 by instructions for it, at the level in use.
 bool library_multiplies_bfloat16();
 
-// Whether the level in use has kernels for a matrix unit, this machine such a unit, and this process the right to it.
-bool has_matrix_unit();
-
 }  // namespace fastalign

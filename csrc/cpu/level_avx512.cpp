@@ -2,19 +2,15 @@
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
-// Those of bfloat16 and of tiles stand in functions that are called only where the machine has them.
 #ifdef __clang__
-#pragma clang attribute push(                                                                            \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512bf16,amx-tile,amx-bf16"))), \
-    apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), \
+                             apply_to = function)
 #else
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512", \
-                   "avx512bf16,amx-tile,amx-bf16")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")
 #endif
 
 #define FASTALIGN_LEVEL_NAMESPACE avx512
@@ -22,7 +18,6 @@
 #define FASTALIGN_TILE_VECTORS 4
 #define FASTALIGN_MOST_CLASSES 256
 #define FASTALIGN_MOST_SAMPLES 128
-#define FASTALIGN_MATRIX_UNIT
 #include "cpu/level/kernels.inl"
 
 #ifdef __clang__

@@ -30,7 +30,7 @@ bool matrix_unit_takes(const ProjectionJob& job) {
   const int64_t samples = job.signal.size(0), terms = job.signal.size(1);
   const bool few = (samples <= cpu_kernels().most_samples && terms <= most_terms) || terms <= projection_classes;
   if (terms < few_terms && samples > tile_samples) return false;
-  return few && job.signal.scalar_type() == ScalarType::BFloat16 && has_matrix_unit() &&
+  return few && job.signal.scalar_type() == ScalarType::BFloat16 && cpu_kernels().tile_projection != nullptr &&
          (job.matrix.stride(1) == 1 || job.matrix.stride(0) == 1);
 }
 

@@ -71,7 +71,8 @@ void sum_into(Output result, const Tensor& post, double scale) {
 }
 
 bool matrix_unit_takes(const Tensor& term) {
-  return term.scalar_type() == ScalarType::BFloat16 && term.size(0) <= cpu_kernels().most_samples && has_matrix_unit();
+  return term.scalar_type() == ScalarType::BFloat16 && term.size(0) <= cpu_kernels().most_samples &&
+         cpu_kernels().tile_update != nullptr;
 }
 
 // The updates that one kernel takes, in tasks of so many rows.

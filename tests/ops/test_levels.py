@@ -22,8 +22,9 @@ LEVELS: tuple[str, ...] = _native.module.cpu_levels() if _native.module is not N
 def supported(level: str) -> bool:
     """Whether this machine has a level: as the kernel lists the processor's flags."""
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    needed = {"baseline": (), "avx2": ("avx2", "fma"), "avx512": ("avx512f", "avx512bw", "avx512dq", "avx512vl")}[level]
-    return all(re.search(rf"\b{flag}\b", flags) for flag in needed)
+    needed = {"baseline": (), "avx2": ("avx2", "fma"), "avx512": ("avx512f", "avx512bw", "avx512dq", "avx512vl")}
+    needed["amx"] = (*needed["avx512"], "avx512_bf16", "amx_tile", "amx_bf16")
+    return all(re.search(rf"\b{flag}\b", flags) for flag in needed[level])
 
 
 def forced(level: str, *command: str) -> subprocess.CompletedProcess[str]:
