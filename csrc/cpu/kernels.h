@@ -56,6 +56,7 @@ constexpr int64_t projection_classes = 256;  // the most that a packed matrix or
 constexpr int64_t batch_columns = 24;            // of a task of a batch's projection, for all rows
 constexpr int64_t tile_projection_columns = 32;  // of a task of the matrix unit's projection, for all rows
 constexpr int64_t tile_samples = 80;             // of which it packs the terms at a time
+constexpr int64_t tile_terms = 32;               // that a tile holds
 
 // What takes an update: the tensor that it is written to; or, with settings, a parameter and its states, which step
 // down it. All contiguous.
@@ -144,7 +145,7 @@ struct Kernels {
   void (*linear_update)(const LinearUpdate& update, int64_t begin, int64_t end);
   // The same two by the matrix unit, which multiplies bfloat16: of factors whose rows are contiguous, or the matrix'
   // columns. Null where there is none. Scratch memory has room for `tile_samples` numbers of each class, and of as many
-  // classes as fill 32.
+  // classes as fill `tile_terms`.
   void (*tile_projection)(const Projection& projection, const Epilogue& epilogue, void* scratch, int64_t begin,
                           int64_t end);
   void (*tile_update)(const LinearUpdate& update, int64_t begin, int64_t end);

@@ -27,7 +27,7 @@ void run_layer(const ProjectionJob& job) {
                               .classes = signal.size(1)};
   const Kernels& kernels = cpu_kernels();
   const int64_t of_task = projection.rows * projection.classes * batch_columns;
-  parallel((job.epilogue.columns + batch_columns - 1) / batch_columns, 1 + worth_a_thread / (of_task + 1),
+  parallel(blocks(job.epilogue.columns, batch_columns), 1 + worth_a_thread / (of_task + 1),
            [&](int64_t begin, int64_t end) { kernels.batch_projection(projection, job.epilogue, begin, end); });
 }
 

@@ -8,8 +8,6 @@ namespace fastalign {
 
 namespace {
 
-int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
-
 int64_t multiplications(const ProjectionJob& job) {
   return job.signal.size(0) * job.signal.size(1) * job.matrix.size(0);
 }
@@ -26,10 +24,10 @@ bool own_kernel_takes(const ProjectionJob& job) {
 // Whether the matrix unit takes both factors as they lie; what is packed of the samples stays in the second-level
 // cache. Few terms leave most of a tile empty, which is worth while for one run of samples only.
 bool matrix_unit_takes(const ProjectionJob& job) {
-  constexpr int64_t few_terms = 32, most_terms = 8192;
+  constexpr int64_t most_terms = 8192;
   const int64_t samples = job.signal.size(0), terms = job.signal.size(1);
   const bool few = (samples <= cpu_kernels().most_samples && terms <= most_terms) || terms <= projection_classes;
-  if (terms < few_terms && samples > tile_samples) return false;
+  if (terms < tile_terms && samples > tile_samples) return false;
   return few && job.signal.scalar_type() == ScalarType::BFloat16 && cpu_kernels().tile_projection != nullptr &&
          (job.matrix.stride(1) == 1 || job.matrix.stride(0) == 1);
 }
@@ -42,7 +40,7 @@ void run_by_matrix_unit(const ProjectionJob& job) {
                               .matrix_column_stride = job.matrix.stride(1),
                               .rows = signal.size(0),
                               .classes = signal.size(1)};
-  const int64_t scratch_size = blocks(projection.classes, 32) * 32 * tile_samples;
+  const int64_t scratch_size = blocks(projection.classes, tile_terms) * tile_terms * tile_samples;
   // A result takes as long as so many terms of its sum.
   const int64_t of_task = projection.rows * tile_projection_columns * (projection.classes + 256);
   parallel(blocks(job.epilogue.columns, tile_projection_columns), 1 + 4 * worth_a_thread / (of_task + 1),

@@ -154,7 +154,7 @@ void run_elementwise(const Tensor& values, const Epilogue& epilogue) {
   const Kernels& kernels = cpu_kernels();
   const Input from = input(values);
   const int64_t count = values.numel();
-  parallel((count + elementwise_block - 1) / elementwise_block, 2, [&](int64_t begin, int64_t end) {
+  parallel(blocks(count, elementwise_block), 2, [&](int64_t begin, int64_t end) {
     const int64_t last = end * elementwise_block < count ? end * elementwise_block : count;
     kernels.elementwise(from, epilogue, begin * elementwise_block, last);
   });

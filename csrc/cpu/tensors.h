@@ -60,6 +60,9 @@ void multiply(const Tensor& result, const Tensor& left, const Tensor& right, dou
 // Multiplications from which on a thread is worth its waking.
 constexpr int64_t worth_a_thread = int64_t(1) << 19;
 
+// How many blocks of some size there are, the last one being shorter where they do not come out even.
+inline int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
+
 // Runs a function of (begin, end) over ranges of the tasks 0 … count, of at least `grain` tasks each, on torch's
 // threads.
 template <typename Function>

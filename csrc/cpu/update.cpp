@@ -8,8 +8,6 @@ namespace {
 
 constexpr int64_t bias_block = 64;  // units whose sums are taken side by side
 
-int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
-
 // A sink's tensor as the library takes it.
 Tensor matrix(void* data, const LinearStep& step) {
   const int64_t sizes[] = {step.post.size(1), step.pre.size(1)}, strides[] = {sizes[1], 1};

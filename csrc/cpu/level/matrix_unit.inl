@@ -4,7 +4,7 @@
 // terms of one row of the result; along a right tile's, 16 columns of the result, of each a pair of terms. A square of
 // pairs transposed is so a tile of the other side. What does not fill a tile is filled up with zeros.
 
-constexpr int tile_side = 16, tile_terms = 32;
+constexpr int tile_side = 16;
 
 struct alignas(64) Tile {
   uint32_t pairs[tile_side][tile_side];
