@@ -8,7 +8,19 @@ from typing import Any
 import gpu
 import pytest
 import torch
-from cases import CASES, DTYPES, ON_CPU_ALONE, WITH_DROPOUT, Options, Size, arguments, as_tuple, call, truth_and_plain
+from cases import (
+    CASES,
+    DTYPES,
+    ON_CPU_ALONE,
+    WITH_DROPOUT,
+    Options,
+    Size,
+    arguments,
+    as_tuple,
+    call,
+    in_dtype,
+    run_reference,
+)
 from torch import Tensor
 
 from fastalign.ops.schemas import SCHEMAS
@@ -123,7 +135,7 @@ def test_tf32_where_torch_allows_it(op: str) -> None:
     for precision in ("tf32", "ieee"):
         gpu.set_precision(precision)
         results = [r.cpu() for r in call(kernel(op), op, gpu.moved(list(values)))]
-        truths = [truth for truth, _ in truth_and_plain(op, values)]
+        truths = run_reference(op, in_dtype(values, torch.float64))
         errors[precision] = max(
             ((r.double() - t).norm() / t.norm()).item() for r, t in zip(results, truths, strict=True)
         )

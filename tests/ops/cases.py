@@ -11,6 +11,8 @@ import emulator
 import gpu
 import pytest
 import torch
+from compare import Expected, assert_as_accurate
+from rounding import modelled
 from torch import Tensor
 
 from fastalign import _native, reference
@@ -411,25 +413,43 @@ def run_plain(op: str, values: Sequence[Any]) -> tuple[Tensor, ...]:
     return run_reference(op, values)
 
 
-def truth_and_plain(op: str, values: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:
-    """Each result in float64, and as plain PyTorch computes it in the dtype of the arguments."""
-    return true_and_plain(lambda v: run_reference(op, v), lambda v: run_plain(op, v), values)
+def expected(op: str, values: Sequence[Any]) -> list[Expected]:
+    """What each result of an op is compared with."""
+    return expected_of(lambda v: run_reference(op, v), lambda v: run_plain(op, v), values)
 
 
-def true_and_plain(
+def expected_of(
     exact: Callable[[Arguments], tuple[Tensor, ...]],
     usual: Callable[[Arguments], tuple[Tensor, ...]],
     values: Sequence[Any],
-) -> list[tuple[Tensor, Tensor]]:
+) -> list[Expected]:
     """The same of functions: `exact` in float64, `usual` in the dtype of the arguments.
 
-    What float64 itself is wrong by, nothing tells; plain PyTorch's error in it is taken as that of float32, scaled by
-    their units in the last place, and by another half because the truth is then wrong by as much.
+    What float64 itself is wrong by, nothing tells; its error is taken as that of float32, scaled by their units in the
+    last place, and by another half because the truth is then wrong by as much.
     """
     truth = exact(in_dtype(values, torch.float64))
     plain = usual(tuple(values))
-    if plain[0].dtype == torch.float64:
-        units = 1.5 * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-        single = usual(in_dtype(values, torch.float32))
-        plain = tuple(t.where(~t.isfinite(), t + units * (s - t)) for t, s in zip(truth, single, strict=True))
-    return list(zip(truth, plain, strict=True))
+    if plain[0].dtype != torch.float64:
+        return _compared(truth, plain, functools.cache(lambda: modelled(usual, tuple(values))))
+    units = 1.5 * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+    single = in_dtype(values, torch.float32)
+
+    def widened(results: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(t.where(~t.isfinite(), t + units * (r - t)) for t, r in zip(truth, results, strict=True))
+
+    draws = functools.cache(lambda: [widened(results) for results in modelled(usual, single)])
+    return _compared(truth, widened(usual(single)), draws)
+
+
+def _compared(
+    truth: Sequence[Tensor], plain: Sequence[Tensor], draws: Callable[[], Sequence[Sequence[Tensor]]]
+) -> list[Expected]:
+    pairs = enumerate(zip(truth, plain, strict=True))
+    return [Expected(t, p, lambda i=i: [results[i] for results in draws()]) for i, (t, p) in pairs]  # type: ignore[misc]
+
+
+def assert_results(results: Tensor | Sequence[Tensor], op: str, values: Sequence[Any]) -> None:
+    """Raises AssertionError where a result of an op on these arguments is less accurate than it has to be."""
+    for actual, each in zip(as_tuple(results), expected(op, values), strict=True):
+        assert_as_accurate(actual, each)

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DTYPES, Backend, needs_native, run_plain, truth_and_plain
-from compare import assert_as_accurate
+from cases import DTYPES, Backend, assert_results, needs_native, run_plain
 from torch import Tensor
 
 from fastalign import reference
@@ -28,9 +27,7 @@ def spread(dtype: torch.dtype, seed: int = 0) -> Tensor:
 
 
 def check(backend: Backend, op: str, *values: Any) -> None:
-    (actual,) = backend.run(op, values)
-    ((truth, plain),) = truth_and_plain(op, values)
-    assert_as_accurate(actual, truth, plain)
+    assert_results(backend.run(op, values), op, values)
 
 
 @dtypes

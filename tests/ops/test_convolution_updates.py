@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import emulator
 import pytest
 import torch
-from cases import BACKENDS, DTYPES, LAYOUTS, Arguments, Backend, run_reference, truth_and_plain
+from cases import BACKENDS, DTYPES, LAYOUTS, Arguments, Backend, assert_results, expected, expected_of, run_reference
 from compare import assert_as_accurate
 from torch import Tensor
 
@@ -73,9 +74,8 @@ def feedback_term(shape: Shape, dtype: torch.dtype) -> Arguments:
 
 
 def check_results(results: Any, op: str, values: Arguments) -> None:
-    for actual, (truth, plain) in zip(results, truth_and_plain(op, values), strict=True):
-        assert actual.is_contiguous()
-        assert_as_accurate(actual, truth, plain)
+    assert all(actual.is_contiguous() for actual in results)
+    assert_results(results, op, values)
 
 
 def check(backend: Backend, shape: Shape, dtype: torch.dtype, layout: str = "contiguous") -> None:
@@ -193,11 +193,11 @@ def test_tf32() -> None:
     weight, bias = emulator.run("pepita_conv2d_update", (h, h_mod, x, *convolution), device)
     scale = 1 / (h.numel() / h.shape[1])
     values = (to_tf32(h - h_mod), to_tf32(x), *convolution, scale, True)
-    (truth, plain), _ = truth_and_plain("conv2d_update", values)
-    assert_as_accurate(weight, truth, plain)
-    (exact, _), (truth, plain) = truth_and_plain("pepita_conv2d_update", (h, h_mod, x, *convolution))
-    assert (weight - exact).abs().max() > 1e-5, "the operands were not rounded"
-    assert_as_accurate(bias, truth, plain)
+    of_rounded, _ = expected("conv2d_update", values)
+    assert_as_accurate(weight, of_rounded)
+    unrounded, of_bias = expected("pepita_conv2d_update", (h, h_mod, x, *convolution))
+    assert (weight - unrounded.truth).abs().max() > 1e-5, "the operands were not rounded"
+    assert_as_accurate(bias, of_bias)
 
 
 def to_tf32(tensor: Tensor) -> Tensor:
@@ -228,18 +228,22 @@ def test_sink(samples: int, kind: int, dtype: torch.dtype) -> None:
     tensors = [
         [draw(shape, dtype, seed=5)] + [draw(shape, dtype, seed=6 + i).abs() for i in range(states)] for shape in shapes
     ]
-    true = [[tensor.to(torch.float64, copy=True) for tensor in sinks] for sinks in tensors]
-    plain = [[tensor.clone() for tensor in sinks] for sinks in tensors]
-    wide = (*(v.to(torch.promote_types(dtype, torch.float32)) for v in values[:2]), *values[2:])
-    for place, (exact, rounded) in enumerate(truth_and_plain("conv2d_update", wide)):
-        sink(kind, true[place][0], true[place][1:], exact)
-        sink(kind, plain[place][0], plain[place][1:], rounded)
+
+    def plain(given: Sequence[Any]) -> tuple[Tensor, ...]:
+        post, pre, *sinks = given
+        wide = torch.promote_types(post.dtype, torch.float32)
+        stepped = [[tensor.clone() for tensor in of_one] for of_one in sinks]
+        updates = run_reference("conv2d_update", (post.to(wide), pre.to(wide), *values[2:]))
+        for (target, *its_states), update in zip(stepped, updates, strict=True):
+            sink(kind, target, its_states, update)
+        return tuple(tensor for of_one in stepped for tensor in of_one)
+
+    compared = expected_of(plain, plain, (*values[:2], *tensors))
     for multiprocessors in (ONE_PART, MANY_PARTS):
         actual = [[tensor.clone() for tensor in sinks] for sinks in tensors]
         device = emulator.device(emulator.kernels(), multiprocessors=multiprocessors)
         arguments = [kind, *values[:-1], SETTINGS, *actual]
         emulator.kernels().conv2d_step(device, *emulator.convert(arguments, emulator.array))
         assert device.launches == (2 if samples and multiprocessors == MANY_PARTS else 1)
-        for got, exacts, roundeds in zip(actual, true, plain, strict=True):
-            for one, exact, rounded in zip(got, exacts, roundeds, strict=True):
-                assert_as_accurate(one, exact, rounded)
+        for one, each in zip((tensor for of_one in actual for tensor in of_one), compared, strict=True):
+            assert_as_accurate(one, each)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import emulator
 import pytest
 import torch
-from cases import DTYPES, Arguments, Backend, Draw, truth_and_plain
-from compare import assert_as_accurate
+from cases import DTYPES, Arguments, Backend, Draw, assert_results
 from torch import Tensor
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
@@ -20,8 +19,7 @@ def drawn(samples: int, classes: int, dtype: torch.dtype = torch.float32, mean: 
 
 def check(backend: Backend, values: Arguments) -> tuple[Tensor, ...]:
     results = backend.run("cross_entropy", values)
-    for actual, (truth, plain) in zip(results, truth_and_plain("cross_entropy", values), strict=True):
-        assert_as_accurate(actual, truth, plain)
+    assert_results(results, "cross_entropy", values)
     return results
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import emulator
 import pytest
 import torch
-from cases import DTYPES, LAYOUTS, Draw, Options, Size, arguments, truth_and_plain
+from cases import DTYPES, LAYOUTS, Draw, Options, Size, arguments, assert_results, expected_of
 from compare import assert_as_accurate
 from torch import Tensor
 
@@ -49,14 +50,15 @@ def rounded_to_tf32(values: Tensor) -> Tensor:
     return ((values.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 
 
-def check(result: Tensor, left: Tensor, right: Tensor) -> None:
+def plain_product(operands: Sequence[Tensor]) -> tuple[Tensor]:
+    left, right = operands
     wide = torch.promote_types(left.dtype, torch.float32)
-    plain = (left.to(wide) @ right.to(wide).T).to(left.dtype)
-    truth = left.double() @ right.double().T
-    if left.dtype == torch.float64:  # as for every op: what float64 itself is wrong by, nothing tells
-        units = 1.5 * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-        plain = truth + units * ((left.float() @ right.float().T) - truth)
-    assert_as_accurate(result, truth, plain)
+    return ((left.to(wide) @ right.to(wide).T).to(left.dtype),)
+
+
+def check(result: Tensor, left: Tensor, right: Tensor) -> None:
+    (product,) = expected_of(plain_product, plain_product, (left, right))
+    assert_as_accurate(result, product)
 
 
 @dtypes
@@ -83,9 +85,10 @@ def test_layouts(left_layout: str, right_layout: str, dtype: torch.dtype) -> Non
 def test_tf32(size: tuple[int, int, int], right_layout: str) -> None:
     rows, terms, columns = size
     left, right = Draw(torch.float32)(rows, terms), Draw(torch.float32, right_layout, seed=1)(columns, terms)
-    truth = left.double() @ right.double().T
-    plain = rounded_to_tf32(left) @ rounded_to_tf32(right).T
-    assert_as_accurate(fused_product(left, right, tf32=True), truth, plain)
+    (product,) = expected_of(
+        plain_product, lambda v: plain_product([rounded_to_tf32(tensor) for tensor in v]), (left, right)
+    )
+    assert_as_accurate(fused_product(left, right, tf32=True), product)
     rounded = fused_product(rounded_to_tf32(left), rounded_to_tf32(right), tf32=True)
     assert torch.equal(*map(emulator.bits, (fused_product(left, right, tf32=True), rounded)))
 
@@ -115,8 +118,7 @@ def test_methods(op: str, force: str, dropout: float, terms: int, dtype: torch.d
     device = emulator.device(emulator.kernels(), force=force)
     results = emulator.run(op, values, device)
     results = [results] if isinstance(results, Tensor) else results
-    for result, (truth, plain) in zip(results, truth_and_plain(op, values), strict=True):
-        assert_as_accurate(result, truth, plain)
+    assert_results(results, op, values)
     assert (device.launches, device.products) == (1, int(force == "library"))
 
 
@@ -125,15 +127,13 @@ def test_forward_without_bias_and_preactivation() -> None:
     for force in ("fused", "library"):
         values = (x, weight, None, *rest, False)
         results = emulator.run("linear_forward", values, emulator.device(emulator.kernels(), force=force))
-        for result, (truth, plain) in zip(results, truth_and_plain("linear_forward", values), strict=True):
-            assert_as_accurate(result, truth, plain)
+        assert_results(results, "linear_forward", values)
 
 
 def test_without_a_library_the_kernel_multiplies() -> None:
     values = arguments("linear_difference", torch.float32, Size(samples=5, units=70, inputs=300))
     device = emulator.device(emulator.kernels(), force="library", library=False)
-    ((truth, plain),) = truth_and_plain("linear_difference", values)
-    assert_as_accurate(emulator.run("linear_difference", values, device), truth, plain)
+    assert_results(emulator.run("linear_difference", values, device), "linear_difference", values)
     assert (device.launches, device.products) == (1, 0)
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import emulator
 import pytest
 import torch
-from cases import DTYPES, LAYOUTS, Arguments, Draw, Options, Size, arguments, truth_and_plain
-from compare import assert_as_accurate
+from cases import DTYPES, LAYOUTS, Arguments, Draw, Options, Size, arguments, assert_results
 from torch import Tensor
 
 from fastalign.activations import Activation
@@ -24,8 +23,7 @@ def check(op: str, values: Arguments) -> list[Tensor]:
     assert launch is not None
     result = launch(*values)
     results = [result] if isinstance(result, Tensor) else result
-    for actual, (truth, plain) in zip(results, truth_and_plain(op, values), strict=True):
-        assert_as_accurate(actual, truth, plain)
+    assert_results(results, op, values)
     return results
 
 
@@ -161,9 +159,8 @@ def test_fault_in_the_kernel_is_caught(name: str, pattern: str, number: int, rep
 
     def check_all(schedule: int) -> None:
         for one in values:
-            ((truth, plain),) = truth_and_plain("feedback_term", one)
             actual = emulator.run("feedback_term", one, emulator.device(faulty, schedule), faulty)
-            assert_as_accurate(actual, truth, plain)
+            assert_results(actual, "feedback_term", one)
 
     for schedule in emulator.SCHEDULES:
         with pytest.raises((AssertionError, RuntimeError)):

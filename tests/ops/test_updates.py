@@ -10,8 +10,8 @@ from typing import Any
 import emulator
 import pytest
 import torch
-from cases import DTYPES, LAYOUTS, Draw, Size, arguments, true_and_plain, truth_and_plain
-from compare import assert_as_accurate
+from cases import DTYPES, LAYOUTS, Draw, Size, arguments, assert_results, expected_of
+from compare import Expected, assert_as_accurate
 from torch import Tensor
 
 from fastalign import reference
@@ -109,7 +109,7 @@ class Layer:
         """What the update changes."""
         return tuple(tensor for name, tensor in self.tensors.items() if name.startswith(("weight", "bias")))
 
-    def expected(self) -> list[tuple[Tensor, Tensor]]:
+    def expected(self) -> list[Expected]:
         names = list(self.tensors)
 
         def plain(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -117,7 +117,7 @@ class Layer:
             layer.update()
             return layer.results()
 
-        return true_and_plain(plain, plain, tuple(self.tensors.values()))
+        return expected_of(plain, plain, tuple(self.tensors.values()))
 
     def wide(self, name: str) -> Tensor:
         tensor = self.tensors[name]
@@ -162,18 +162,23 @@ def run(layers: list[Layer], schedule: int = 1, **settings: Any) -> Any:
     return device
 
 
-def check(layer: Layer, **settings: Any) -> Any:
-    expected = layer.expected()
-    device = run([layer], **settings)
-    for actual, (truth, plain) in zip(layer.results(), expected, strict=True):
-        assert_as_accurate(actual, truth, plain)
+def check_all(layers: list[Layer], **settings: Any) -> Any:
+    """Carry updates out in one call, compare each with what it must be, and return the device."""
+    expected = [each for layer in layers for each in layer.expected()]
+    device = run(layers, **settings)
+    results = [result for layer in layers for result in layer.results()]
+    for actual, each in zip(results, expected, strict=True):
+        assert_as_accurate(actual, each)
     return device
+
+
+def check(layer: Layer, **settings: Any) -> Any:
+    return check_all([layer], **settings)
 
 
 def check_op(op: str, values: tuple[Any, ...], **settings: Any) -> list[Tensor]:
     results = emulator.run(op, values, emulator.device(emulator.kernels(), **settings))
-    for actual, (truth, plain) in zip(results, truth_and_plain(op, values), strict=True):
-        assert_as_accurate(actual, truth, plain)
+    assert_results(results, op, values)
     return list(results)
 
 
@@ -303,21 +308,11 @@ def chain(number: int, kind: Kind, alike: bool) -> list[Layer]:
 @pytest.mark.parametrize(("kind", "most"), [(Kind.WRITE, 403), (Kind.MOMENTUM, 336), (Kind.ADAM, 288)])
 def test_layers_that_fit_into_a_launch(kind: Kind, most: int) -> None:
     for alike in (True, False):
-        layers = chain(most, kind, alike)
-        expected = [layer.expected() for layer in layers]
-        assert run(layers).launches == 1
-        for layer, pairs in zip(layers, expected, strict=True):
-            for actual, (truth, plain) in zip(layer.results(), pairs, strict=True):
-                assert_as_accurate(actual, truth, plain)
+        assert check_all(chain(most, kind, alike)).launches == 1
 
 
 def test_more_layers_than_fit_into_a_launch() -> None:
-    layers = chain(700, Kind.ADAM, alike=False)
-    expected = [layer.expected() for layer in layers]
-    assert 1 < run(layers).launches <= 3
-    for layer, pairs in zip(layers, expected, strict=True):
-        for actual, (truth, plain) in zip(layer.results(), pairs, strict=True):
-            assert_as_accurate(actual, truth, plain)
+    assert 1 < check_all(chain(700, Kind.ADAM, alike=False)).launches <= 3
 
 
 def test_strides_of_more_than_32_bits() -> None:
@@ -329,19 +324,11 @@ def test_strides_of_more_than_32_bits() -> None:
         memory = mmap.mmap(-1, 2 * (stride + rows.shape[1]), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
         whole = torch.frombuffer(memory, dtype=torch.bfloat16)
         layer.tensors[name] = whole.as_strided(rows.shape, (stride, 1)).copy_(rows)
-    expected = layer.expected()
-    assert run([layer, Layer.draw(dtype=torch.bfloat16, seed=1)]).launches == 1
-    for actual, (truth, plain) in zip(layer.results(), expected, strict=True):
-        assert_as_accurate(actual, truth, plain)
+    assert check_all([layer, Layer.draw(dtype=torch.bfloat16, seed=1)]).launches == 1
 
 
 def test_kinds_of_posts_in_one_call() -> None:
-    layers = [Layer.draw(post, seed=int(post)) for post in Post]
-    expected = [layer.expected() for layer in layers]
-    assert run(layers).launches == len(Post)
-    for layer, pairs in zip(layers, expected, strict=True):
-        for actual, (truth, plain) in zip(layer.results(), pairs, strict=True):
-            assert_as_accurate(actual, truth, plain)
+    assert check_all([Layer.draw(post, seed=int(post)) for post in Post]).launches == len(Post)
 
 
 @dtypes
@@ -379,12 +366,12 @@ def to_tf32(tensor: Tensor) -> Tensor:
 def test_tf32(post: Post) -> None:
     """As accurate as the product of operands that plain PyTorch rounds; the bias is of operands that are not."""
     layer = Layer.draw(post, size=Size(samples=41, units=66, inputs=65))
-    (exact, plain), bias = layer.expected()
+    weight, bias = layer.expected()
     rounded = layer.given()
     for name in ("values", "pre"):
         rounded.tensors[name] = to_tf32(rounded.tensors[name])
     rounded.update()
     run([layer], tf32=True)
-    assert_as_accurate(layer.tensors["weight"], exact, rounded.tensors["weight"])
-    assert (layer.tensors["weight"] - plain).abs().max() > 1e-4, "operands that were not rounded"
-    assert_as_accurate(layer.tensors["bias"], *bias)
+    assert_as_accurate(layer.tensors["weight"], weight._replace(plain=rounded.tensors["weight"]))
+    assert (layer.tensors["weight"] - weight.plain).abs().max() > 1e-4, "operands that were not rounded"
+    assert_as_accurate(layer.tensors["bias"], bias)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from compare import assert_as_accurate
+from compare import Expected, assert_as_accurate
 from test_train_step import assert_same, batches, loop, network, steps, twins
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
@@ -100,7 +100,7 @@ def test_as_accurate_as_the_loop(rule: str, dtype: torch.dtype, name: str) -> No
         return [p.detach() for p in net.parameters()]
 
     for found, exact, plain in zip(after(dtype, steps), after(torch.float64, loop), after(dtype, loop), strict=True):
-        assert_as_accurate(found, exact, plain)
+        assert_as_accurate(found, Expected(exact, plain))
 
 
 @pytest.mark.parametrize("make", FUSED.values(), ids=FUSED)
