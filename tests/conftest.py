@@ -1,9 +1,59 @@
+"""Which tests run, and how many threads each has."""
+
 from __future__ import annotations
 
+import sys
+from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent / "ops"))  # where the devices of the op tests are
+
+import gpu
+from selection import FEW, pairwise
+
+NEED_A_GPU = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what is slow and what needs a GPU; leave the latter out where there is none."""
+    for item in items:
+        if "gpu" in item.path.parent.parts or _parameters(item).get("backend") == "cuda":
+            item.add_marker("gpu")
+    for item in _beyond_pairs(items):
+        item.add_marker("slow")
+    if gpu.missing() is None or gpu.REQUIRED:
+        return
+    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+    config.stash[NEED_A_GPU] = len(left_out)
+    config.hook.pytest_deselected(items=left_out)
+
+
+def _beyond_pairs(items: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """The combinations of each test, on each backend, that its quick set does not need."""
+    tests: dict[Any, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        tests[item.path, item.nodeid.partition("[")[0], _parameters(item).get("backend")].append(item)
+    for combinations in tests.values():
+        if len(combinations) > FEW:
+            chosen = {combinations[place] for place in pairwise([_parameters(item) for item in combinations])}
+            yield from (item for item in combinations if item not in chosen)
+
+
+def _parameters(item: pytest.Item) -> dict[str, Any]:
+    return item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say in one line what was left out for want of a GPU."""
+    if left_out := config.stash.get(NEED_A_GPU, 0):
+        terminalreporter.write_line(f"{left_out} tests need a GPU and were left out: {gpu.missing()}")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -84,10 +84,22 @@ def speed(row: Row, way: str) -> str:
 
 
 def short(text: str) -> str:
-    """A shape without what is there to be read more easily."""
-    for spaced, close in ((" × ", "×"), (" → ", "→"), (" = ", "="), (", batch ", ", N="), ("plain PyTorch", "plain")):
-        text = text.replace(spaced, close)
+    """Return a shape, or a way to take a step, without what is there to be read more easily."""
+    for long, close in _SHORT.items():
+        text = text.replace(long, close)
     return text
+
+
+_SHORT = {
+    " × ": "×",
+    " → ": "→",
+    " = ": "=",
+    ", batch ": ", N=",
+    "plain PyTorch": "plain",
+    "torch.compile of plain": "plain, compiled",
+    "BP by torch.compile": "BP, compiled",
+    "with activations and loss": "with f, loss",
+}
 
 
 def steps_table(rows: Sequence[Row]) -> Table:
@@ -107,7 +119,7 @@ def steps_table(rows: Sequence[Row]) -> Table:
                     short(way),
                     spread(variants[way]),
                     speed(row, way),
-                    "" if way == "floor" else f"{over:+.0f}",
+                    "" if way == "floor" else f"{'−' if over < 0 else '+'}{figure(abs(over))}",
                     *(times(ratio(row, way, other)) for other in ("floor", best_plain(row), BP, COMPILED_BP)),
                 )
             )
@@ -174,15 +186,18 @@ def spread(variant: Mapping[str, float]) -> str:
 
 
 def figure(value: float) -> str:
-    """Three digits that count."""
+    """Return the three digits that count, in at most five characters: thousands as k from 10000 on, millions as M."""
     if value <= 0:
         return "0"
+    for least, unit, letter in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if value >= least:
+            return figure(value / unit) + letter
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value < 100 else f"{value:.0f}"
 
 
 def times(value: float | None) -> str:
-    """A ratio, where there is one."""
-    return "" if value is None else f"{value:.2f}"
+    """Return a ratio, where there is one: two digits after the point below 100."""
+    return "" if value is None else f"{value:.2f}" if value < 100 else figure(value)
 
 
 def size_of(size: float) -> str:

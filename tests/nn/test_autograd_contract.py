@@ -140,7 +140,9 @@ def test_clipping(rule: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [lambda y: y.mul_(2), lambda y: y.add_(1), lambda y: y[:, 0].zero_()], ids=["multiplied", "added", "zeroed"]
+    "change",
+    [lambda y: y.mul_(2), lambda y: y.add_(1), lambda y: y[:, 0].zero_()],
+    ids=["multiplied", "added", "zeroed"],
 )
 @pytest.mark.parametrize("layers", ["linear", "batch norm", "flatten"])
 @pytest.mark.parametrize("rule", ["bp", "dfa"])

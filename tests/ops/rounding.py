@@ -53,46 +53,39 @@ class Rounding(TorchDispatchMode):
         self.draw = draw
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        operation = func.overloadpacket
+        kwargs, operation = kwargs or {}, func.overloadpacket
         if operation in COMPOSITE:
             with self:
                 return torch._decomp.decomposition_table[func](*args, **kwargs)
         result = func(*args, **kwargs)
-        if operation not in SUMS and torch.Tag.pointwise not in func.tags:
-            return result
-        if isinstance(result, tuple):
-            exact = func(*tree_map(_wide, args), **kwargs)
-            return tuple(
-                self._with_error(r, e, lambda change, i=i: func(*tree_map(change, args), **kwargs)[i], operation)
-                for i, (r, e) in enumerate(zip(result, exact, strict=True))
-            )
-        if func._schema.is_mutable or not _is_rounded(result):
-            return result
-        exact = func(*tree_map(_wide, args), **kwargs)
-        return self._with_error(result, exact, lambda change: func(*tree_map(change, args), **kwargs), operation)
+        if operation in SUMS:
+            exact, squares, counts = (func(*tree_map(of(change), args), **kwargs) for change in (_wide, _square, _one))
+            return tree_map(self._sum, result, exact, squares, counts)
+        if torch.Tag.pointwise in func.tags and not func._schema.is_mutable:
+            return tree_map(self._rounded, result, func(*tree_map(of(_wide), args), **kwargs))
+        return result
 
-    def _with_error(
-        self, result: Any, exact: Any, of_changed: Callable[[Callable[[Any], Any]], Tensor], operation: Any
-    ) -> Any:
+    def _rounded(self, result: Any, exact: Any) -> Any:
+        """The result of an elementwise operation, with an error where it is not exact."""
         if not _is_rounded(result):
             return result
         unit = torch.finfo(result.dtype).eps / 2
-        if operation in SUMS:
-            count = of_changed(lambda value: torch.ones_like(_wide(value)) if _is_rounded(value) else value)
-            squares = of_changed(lambda value: _wide(value) ** 2 if _is_rounded(value) else value)
-            count = count.abs().clamp(min=1)
-            variance = (1 + (count + 1) / 2) * squares + (count + 1) * (2 * count + 1) / (6 * count) * exact**2
-            error = unit * (variance / 3).sqrt() * self._normal(exact)
-        else:
-            error = unit * exact.abs() / math.sqrt(3) * self._normal(exact) * (result.double() != exact)
-        return torch.where(exact.isfinite(), exact + error, exact).to(result.dtype)
+        return self._with_error(result, exact, unit / math.sqrt(3) * exact.abs() * (result.double() != exact))
 
-    def _normal(self, values: Tensor) -> Tensor:
-        """A normal number for each value and draw, always the same one."""
-        bits = values.contiguous().view(torch.int64)
+    def _sum(self, result: Any, exact: Any, squares: Any, counts: Any) -> Any:
+        """A sum, with an error by the number of its terms and their sizes."""
+        if not _is_rounded(result):
+            return result
+        unit, n = torch.finfo(result.dtype).eps / 2, counts.abs().clamp(min=1)
+        partial_sums = (1 + (n + 1) / 2) * squares + (n + 1) * (2 * n + 1) / (6 * n) * exact**2
+        return self._with_error(result, exact, unit * (partial_sums / 3).sqrt())
+
+    def _with_error(self, result: Tensor, exact: Tensor, deviation: Tensor) -> Tensor:
+        """The exact numbers with normal errors, always the same for a number and a draw."""
+        bits = exact.contiguous().view(torch.int64)
         first, second = (_uniform(bits + 2 * self.draw + i) for i in range(2))
-        return (-2 * first.log()).sqrt() * (2 * math.pi * second).cos()
+        error = deviation * (-2 * first.log()).sqrt() * (2 * math.pi * second).cos()
+        return torch.where(exact.isfinite(), exact + error, exact).to(result.dtype)
 
 
 def _uniform(bits: Tensor) -> Tensor:
@@ -103,12 +96,25 @@ def _uniform(bits: Tensor) -> Tensor:
     return (((bits ^ (bits >> 31)) & ((1 << 52) - 1)).double() + 0.5) / (1 << 52)
 
 
+def of(change: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
+    """The same change of what is a tensor of floating-point numbers; all else stays."""
+    return lambda value: change(value) if _is_rounded(value) else value
+
+
 def _is_rounded(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _wide(value: Any) -> Any:
-    return value.double() if _is_rounded(value) else value
+def _wide(value: Tensor) -> Tensor:
+    return value.double()
+
+
+def _square(value: Tensor) -> Tensor:
+    return value.double() ** 2
+
+
+def _one(value: Tensor) -> Tensor:
+    return torch.ones_like(value, dtype=torch.float64)
 
 
 def _clone(value: Any) -> Any:

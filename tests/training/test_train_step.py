@@ -6,6 +6,7 @@ import copy
 import gc
 import warnings
 from collections.abc import Callable, Iterator
+from statistics import median
 from typing import Any
 
 import pytest
@@ -102,14 +103,14 @@ OPTIMIZERS: dict[str, MakeOptimizer] = {
 MOMENTUM = OPTIMIZERS["sgd, both"]
 
 
-def network(name: str, rule: str = "dfa", dtype: torch.dtype = torch.float64) -> nn.Sequential:
-    torch.manual_seed(0)
+def network(name: str, rule: str = "dfa", dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
     return nn.Sequential(*NETWORKS[name](), rule=copy.copy(RULES[rule]), input_shape=SHAPES[NETWORKS[name]]).to(dtype)
 
 
-def batches(name: str, count: int = 7) -> list[Batch]:
+def batches(name: str, count: int = 7, seed: int = 1) -> list[Batch]:
     """Enough for replays of recorded steps. The last one is smaller."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     sizes = [6] * (count - 1) + [4]
     return [
         (
@@ -176,19 +177,46 @@ def test_it_is_the_loop(rule: str, name: str, make: MakeOptimizer) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("rule", "name"), TRAINABLE)
 def test_in_lower_precision(rule: str, name: str, dtype: torch.dtype) -> None:
-    """At most twice as far from the loop in float64 as the loop in this format, plus a rounding for each step."""
-    net = network(name, rule, dtype)
-    plain, fused = twins(net, MOMENTUM)
-    exact, _ = twins(copy.deepcopy(net).double(), MOMENTUM)
-    data = [(x.to(dtype).double(), y) for x, y in batches(name)]
-    for (model, optimizer), train in ((exact, loop), (plain, loop), (fused, steps)):
-        train(model, optimizer, data)
-    assert all(parameter.dtype == dtype for parameter in fused[0].parameters())
-    found, expected, reference = (
-        torch.cat([p.detach().double().flatten() for p in model.parameters()]) for model, _ in (fused, plain, exact)
+    """One update is at most twice as far from that in float64 as the loop's, for most of some random networks.
+
+    For some it is not: where a rounding moves a preactivation over 0, or another maximum into a pooled window, either
+    of the two may be far off.
+    """
+    found, plain = zip(*(errors_of_an_update(rule, name, dtype, seed) for seed in range(9)), strict=True)
+    for fused_errors, loop_errors in zip(zip(*found, strict=True), zip(*plain, strict=True), strict=True):
+        assert median(fused_errors) <= 2 * median(loop_errors) + torch.finfo(dtype).eps
+
+
+def errors_of_an_update(rule: str, name: str, dtype: torch.dtype, seed: int) -> list[tuple[float, float]]:
+    """The relative errors of weights and velocities, of the fused step when it is replayed and then of the loop."""
+    fused = network(name, rule, dtype, seed)
+    fused_optimizer = MOMENTUM(list(fused.parameters()))
+    step = TrainStep(fused, loss="cross_entropy", optimizer=fused_optimizer)
+    *earlier, last = [(x.to(dtype), y) for x, y in batches(name, 5, seed)[:4]]
+    for x, y in earlier:
+        step.step(x, y)
+    trained = []
+    for format in (dtype, torch.float64):
+        net = copy.deepcopy(fused).to(format)
+        optimizer = MOMENTUM(list(net.parameters()))
+        optimizer.load_state_dict(copy.deepcopy(fused_optimizer.state_dict()))
+        loop(net, optimizer, [last], first=seed)
+        trained.append(weights_and_velocities(net, optimizer))
+    torch.manual_seed(seed)
+    step.step(*last)
+    plain, exact = trained
+    return [
+        tuple(((one - e).norm() / e.norm()).item() for one, e in zip(its, exact, strict=True))  # type: ignore[misc]
+        for its in (weights_and_velocities(fused, fused_optimizer), plain)
+    ]
+
+
+def weights_and_velocities(net: nn.Sequential, optimizer: Optimizer) -> tuple[Tensor, Tensor]:
+    velocities = [optimizer.state[p]["momentum_buffer"] for p in net.parameters() if p in optimizer.state]
+    weights, velocity = (
+        torch.cat([t.detach().double().flatten() for t in tensors]) for tensors in (net.parameters(), velocities)
     )
-    roundings = len(data) * torch.finfo(dtype).eps * reference.norm()
-    assert (found - reference).norm() <= 2 * (expected - reference).norm() + roundings
+    return weights, velocity
 
 
 @pytest.mark.parametrize("make", [MOMENTUM, OPTIMIZERS["adam"]], ids=["sgd", "adam"])
