@@ -352,7 +352,7 @@ def main() -> int:
         numbers = sorted(random.Random(options.seed).sample(caught, min(options.sample, len(caught))))
         tests = {report[parts[i].key]["caught_by"] for i in numbers}
     plugin = TakeOut(parts, module, numbers, tests)
-    pytest.main([str(HERE), "-q", "-s", "-p", "no:cacheprovider"], plugins=[plugin])
+    pytest.main([str(HERE), "-q", "-s", "-m", "", "-p", "no:cacheprovider"], plugins=[plugin])
     if options.sample is None and options.only is None:
         write_report(parts, time.monotonic() - started)
     why = reasons()
