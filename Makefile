@@ -6,17 +6,26 @@
 #
 # Each installs first what it needs and what changed: into the active environment if that has a torch on which fastalign
 # runs, else into .venv with the torch that pyproject.toml pins. TORCH=2.12.0 asks for another one, in .venv.
+# CUDA kernels are compiled for this machine's GPUs alone, for none without one; `make kernels` compiles all of them,
+# and so does FASTALIGN_CUDA=1.
 
 PYTHON ?= python3
 TORCH ?=
 WHEEL ?=
+FASTALIGN_CUDA ?= $(if $(filter kernels,$(MAKECMDGOALS)),1,machine)
 
 PREFIX := $(if $(TORCH),,$(shell $(PYTHON) .ci/active_torch.py))
 ACTIVE := $(PREFIX)
 PREFIX := $(or $(ACTIVE),$(CURDIR)/.venv)
 PINNED := $(shell sed -n 's/^requires = .*"torch==\([^"]*\)".*/\1/p' pyproject.toml)
-STAMP := $(PREFIX)/.fastalign-$(shell echo '$(CURDIR) $(TORCH)' | cksum | cut -d' ' -f1)
-PIP := $(PREFIX)/bin/python3 -m pip install --quiet --disable-pip-version-check
+GPUS := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null)
+CHOICES := $(CURDIR) $(TORCH) $(FASTALIGN_CUDA) $(FASTALIGN_CUDA_ARCHS) $(GPUS)
+STAMP := $(PREFIX)/.fastalign-$(shell echo '$(CHOICES)' | cksum | cut -d' ' -f1)
+SHOW := @FASTALIGN_CUDA=$(FASTALIGN_CUDA) $(PYTHON) .ci/progress.py
+# .venv gets no bytecode from pip, which takes 20 s for it: the demonstration needs little of it.
+PIP := $(PREFIX)/bin/python3 -m pip install --verbose --disable-pip-version-check --progress-bar off \
+  $(if $(ACTIVE),,--no-compile)
+TO_BUILD := $(if $(ACTIVE),,torch==$(or $(TORCH),$(PINNED))) 'setuptools>=77' wheel ninja numpy
 CSRC := $(shell find csrc -type f)
 
 TOOLS := build/triton/triton/backends/nvidia/bin
@@ -26,7 +35,7 @@ TOOLS := build/triton/triton/backends/nvidia/bin
 run: install
 	$(PREFIX)/bin/python3 -m fastalign demo
 
-test: install
+test: $(STAMP)-test
 	$(PREFIX)/bin/python3 -m pytest
 
 lint: $(STAMP)-dev
@@ -39,7 +48,7 @@ format: $(STAMP)-dev
 	$(PREFIX)/bin/ruff format .
 	$(PREFIX)/bin/clang-format -i $(CSRC)
 
-gpu-check: $(if $(WHEEL),,install)
+gpu-check: $(if $(WHEEL),,$(STAMP)-test)
 	$(if $(WHEEL),$(PYTHON),$(PREFIX)/bin/python3) benchmarks/gpu_check.py $(if $(WHEEL),--wheel $(WHEEL))
 
 kernels: install $(TOOLS)
@@ -47,20 +56,26 @@ kernels: install $(TOOLS)
 	  --table docs/kernels.md --write
 
 $(TOOLS):
-	$(PIP) --no-deps --target build/triton triton
+	$(SHOW) "installing triton, for its tools" $(PIP) --no-deps --target build/triton triton
 
 install: $(STAMP)
 
 $(STAMP): setup.py pyproject.toml $(CSRC)
 ifeq ($(ACTIVE),)
-	test -x $(PREFIX)/bin/python3 || $(PYTHON) -m venv $(PREFIX)
-	$(PIP) torch==$(or $(TORCH),$(PINNED))
+	test -x $(PREFIX)/bin/pip || $(PYTHON) -m venv $(PREFIX)
 endif
-	$(PIP) 'setuptools>=77' wheel ninja numpy
-	$(PIP) --no-build-isolation --editable '.[train,test]'
-	rm -f $(PREFIX)/.fastalign-*
-	touch $@
+	$(SHOW) "installing what builds fastalign" $(PIP) $(TO_BUILD)
+	$(SHOW) "installing fastalign" $(PIP) --no-build-isolation --editable '.[train]'
+	@rm -f $(PREFIX)/.fastalign-*
+	@touch $@
+
+$(STAMP)-test: $(STAMP)
+	$(SHOW) "installing what tests it" $(PIP) --no-build-isolation --editable '.[train,test]'
+ifeq ($(ACTIVE),)
+	$(SHOW) "compiling modules to bytecode" $(PREFIX)/bin/python3 -m compileall -qq -j 0 $(PREFIX)/lib || true
+endif
+	@touch $@
 
 $(STAMP)-dev: $(STAMP)
-	$(PIP) --no-build-isolation --editable '.[dev]'
-	touch $@
+	$(SHOW) "installing what checks its style" $(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@

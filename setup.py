@@ -3,12 +3,14 @@
 What decides, in the environment:
 
     FASTALIGN_NATIVE      auto: build the extension where there is a C++ compiler; 1: fail without one; 0: Python alone
-    FASTALIGN_CUDA        auto: build the CUDA kernels where there is nvcc; 1: fail without it; 0: leave them out
+    FASTALIGN_CUDA        auto: build the CUDA kernels where there is nvcc; 1: fail without it; 0: leave them out;
+                          machine: build them where there are nvcc and a GPU, for this machine's GPUs alone
     FASTALIGN_CUDA_ARCHS  the GPU architectures, as in "8.0 9.0+PTX" or "80;90+PTX"
     CXX, CUDA_HOME        the compilers to use
     MAX_JOBS              compilers at a time; by default as many as cores and memory allow
 
-No GPU is needed, or asked for. What was decided is written to fastalign/_build.json, for `fastalign info`.
+A build needs no GPU, and looks for one only where FASTALIGN_CUDA=machine says so. What was decided is written to
+fastalign/_build.json, for `fastalign info`.
 """
 
 from __future__ import annotations
@@ -26,13 +28,16 @@ from pathlib import Path
 from typing import Any
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
+OLDEST_PYTHON = "0x030a0000"  # 3.10, as Py_LIMITED_API spells it
 OLDEST_TORCH = "0x020b000000000000"  # 2.11, as TORCH_TARGET_VERSION spells it
 USUAL_CUDA = "/usr/local/cuda"  # where the toolkit's installer puts it, on no PATH
 DEFAULT_ARCHITECTURES = "7.5 8.0+PTX 8.6 8.9 9.0 10.0 12.0"
+OLDEST_GPU = (7, 5)
 NEWEST_FEATURES = 80  # of a compute capability that the kernels use: translated for once, assembled for each device
 # Loops over the activations are vectorised only where these may forget errno and floating-point traps.
 OPTIMISATION = ("-O3", "-fno-math-errno", "-fno-trapping-math")
@@ -73,7 +78,7 @@ class Plan:
 
 def make_plan() -> Plan:
     """Decides by what the environment asks for and what the machine has."""
-    native, cuda = choice("FASTALIGN_NATIVE"), choice("FASTALIGN_CUDA")
+    native, cuda = choice("FASTALIGN_NATIVE"), choice("FASTALIGN_CUDA", "machine")
     if native == "0":
         if cuda == "1":
             raise Refusal("FASTALIGN_CUDA=1 asks for CUDA kernels, FASTALIGN_NATIVE=0 for none; set one of them")
@@ -85,6 +90,10 @@ def make_plan() -> Plan:
         return Plan(native_left_out=f"when it was built, {missing}")
     if cuda == "0":
         return Plan(compiler, cuda_left_out="it was built with FASTALIGN_CUDA=0")
+    gpus = gpus_of_this_machine() if cuda == "machine" else []
+    if cuda == "machine" and not gpus:
+        oldest = ".".join(map(str, OLDEST_GPU))
+        return Plan(compiler, cuda_left_out=f"the build found no GPU of compute capability {oldest} or newer")
     nvcc = find_nvcc()
     if nvcc is None:
         if cuda == "1":
@@ -92,15 +101,15 @@ def make_plan() -> Plan:
                 "FASTALIGN_CUDA=1 asks for CUDA kernels, but nvcc was found neither in $CUDA_HOME/bin, nor on PATH, "
                 f"nor in {USUAL_CUDA}/bin; install the CUDA toolkit or set CUDA_HOME"
             )
-        return Plan(compiler, cuda_left_out="when it was built, no nvcc was found")
-    return Plan(compiler, nvcc, cuda_architectures(nvcc))
+        return Plan(compiler, cuda_left_out="the build found no nvcc")
+    return Plan(compiler, nvcc, cuda_architectures(nvcc, gpus))
 
 
-def choice(name: str) -> str:
-    """The value of an environment variable that is auto, 0 or 1."""
-    value = os.environ.get(name, "auto")
-    if value not in ("auto", "0", "1"):
-        raise Refusal(f"{name}: expected auto, 0 or 1, got {value!r}")
+def choice(name: str, *others: str) -> str:
+    """Return the value of an environment variable that is auto, 0, 1 or one of the others."""
+    value, choices = os.environ.get(name, "auto"), ("auto", "0", *others, "1")
+    if value not in choices:
+        raise Refusal(f"{name}: expected {', '.join(choices[:-1])} or {choices[-1]}, got {value!r}")
     return value
 
 
@@ -128,12 +137,25 @@ def find_nvcc() -> str | None:
     return next(filter(None, (shutil.which("nvcc", path=folder) for folder in folders)), None)
 
 
-def cuda_architectures(nvcc: str) -> tuple[str, ...]:
-    """What FASTALIGN_CUDA_ARCHS asks for, or the default as far as this nvcc knows it: sm_80, compute_90 (PTX), …."""
-    asked = os.environ.get("FASTALIGN_CUDA_ARCHS", "")
+def gpus_of_this_machine() -> list[str]:
+    """Return the compute capabilities of this machine's GPUs that can run the kernels, as in 9.0."""
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        found = set(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split())
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return sorted(name for name in found if tuple(map(int, name.split("."))) >= OLDEST_GPU)
+
+
+def cuda_architectures(nvcc: str, gpus: list[str]) -> tuple[str, ...]:
+    """Return the targets that this nvcc knows, as in sm_80 or compute_90 (PTX).
+
+    They are what FASTALIGN_CUDA_ARCHS asks for, else the GPUs', else the default.
+    """
+    asked = os.environ.get("FASTALIGN_CUDA_ARCHS", "").strip()
     known = set(run([nvcc, "--list-gpu-code"]).split() + run([nvcc, "--list-gpu-arch"]).split())
     targets: list[str] = []
-    for name in re.split(r"[\s;,]+", asked.strip() or DEFAULT_ARCHITECTURES):
+    for name in re.split(r"[\s;,]+", asked or " ".join(gpus) or DEFAULT_ARCHITECTURES):
         match = re.fullmatch(r"(\d+)\.?(\d)([af]?)(\+PTX)?", name)
         if match is None:
             raise Refusal(f"FASTALIGN_CUDA_ARCHS: expected names like 8.0, 90a or 12.0+PTX, got {name!r}")
@@ -144,6 +166,8 @@ def cuda_architectures(nvcc: str) -> tuple[str, ...]:
             raise Refusal(
                 f"FASTALIGN_CUDA_ARCHS: {nvcc} does not know sm_{number}; it knows {', '.join(sorted(known))}"
             )
+    if gpus and not targets:
+        return cuda_architectures(nvcc, [])  # A GPU that is newer than nvcc runs the default's PTX.
     if not targets:
         raise Refusal(f"{nvcc} knows none of the architectures {DEFAULT_ARCHITECTURES}; set FASTALIGN_CUDA_ARCHS")
     return tuple(targets)
@@ -205,40 +229,90 @@ def available_memory() -> int:
     return min(bounds)
 
 
-def put_ninja_on_path() -> None:
-    """Lets torch find the ninja that was installed beside it, though its environment may not be the active one."""
+def find_ninja() -> str:
+    """Return the path of ninja, also where it was installed into an environment that is not the active one."""
     try:
         import ninja
 
-        os.environ["PATH"] = os.pathsep.join((ninja.BIN_DIR, os.environ.get("PATH", "")))
+        folders = [ninja.BIN_DIR]
     except ImportError:
-        pass
-    if shutil.which("ninja") is None:
+        folders = []
+    found = shutil.which("ninja", path=os.pathsep.join((*folders, os.environ.get("PATH", os.defpath))))
+    if found is None:
         raise Refusal("the extension is built by ninja, which was not found; pip install ninja")
+    return found
 
 
 def extension(plan: Plan) -> Extension:
-    """The one extension, fastalign._C."""
-    from torch.utils.cpp_extension import CppExtension
-
-    patterns = ["*.cpp", "cpu/*.cpp"] + ["cuda/*.cpp", "cuda/torch/*.cpp"] * bool(plan.nvcc)
-    sources = sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in CSRC.glob(pattern))
-    macros = [("TORCH_TARGET_VERSION", OLDEST_TORCH)]
+    """Return the one extension, fastalign._C."""
     link = ["-Wl,--as-needed"] if sys.platform == "linux" else []
     if plan.nvcc:
-        macros.append(("FASTALIGN_CUDA_ARCHITECTURES", f'"{" ".join(plan.architectures)}"'))
         # The archive's symbols stay out of sight, so that torch's own CUDA runtime and this one never mix.
         link += [f"-L{path}" for path in cuda_library_folders(plan.nvcc)]
         link += ["-lcudart_static", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,libcudart_static.a"]
-    return CppExtension(
+    return Extension(
         "fastalign._C",
-        sources,
-        include_dirs=[str(CSRC)],
-        define_macros=macros,
-        extra_compile_args=["-std=c++20", *OPTIMISATION, "-g0", "-fvisibility=hidden", *WARNINGS],
+        sources(plan),
+        libraries=["c10", "torch", "torch_cpu"],
         extra_link_args=link,
+        language="c++",
         py_limited_api=True,
     )
+
+
+def sources(plan: Plan) -> list[str]:
+    """Return the source files, those that take longest first, so that no compiler runs alone at the end."""
+    patterns = ["cuda/*.cu", "cuda/*.cpp", "cuda/torch/*.cpp"] if plan.nvcc else []
+    patterns = [*patterns[:1], "cpu/level_*.cpp", *patterns[1:], "cpu/*.cpp", "*.cpp"]
+    found = (path for pattern in patterns for path in sorted(CSRC.glob(pattern)))
+    return list(dict.fromkeys(str(path.relative_to(ROOT)) for path in found))
+
+
+def compile_sources(plan: Plan, compiler: list[str], folders: list[str], build: Path) -> list[str]:
+    """Compile the sources into a folder by ninja, only those that changed, and return the object files.
+
+    compiler: the C++ compiler with Python's own flags; folders: where it finds the headers of Python and torch.
+    """
+    includes = [f"-I{folder}" for folder in (CSRC, *folders)]
+    macros = [f"-DPy_LIMITED_API={OLDEST_PYTHON}", f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}"]
+    flags = ["-std=c++20", *OPTIMISATION, "-g0", "-fvisibility=hidden", *WARNINGS, *macros, *includes]
+    lines = [f"builddir = {ninja_path(str(build))}", *ninja_rule("cxx", [*compiler, *flags], "$macros")]
+    if plan.nvcc:
+        lines += ninja_rule("nvcc", [plan.nvcc, *nvcc_flags(plan, plan.nvcc)])
+    files = sources(plan)
+    objects = [str(build / f"{file}.o") for file in files]
+    for file, output in zip(files, objects, strict=True):
+        lines.append(f"build {ninja_path(output)}: {'nvcc' if file.endswith('.cu') else 'cxx'} {file}")
+        if plan.nvcc and file == "csrc/module.cpp":
+            lines.append(f"  macros = '-DFASTALIGN_CUDA_ARCHITECTURES=\"{' '.join(plan.architectures)}\"'")
+    build.mkdir(parents=True, exist_ok=True)
+    (build / "build.ninja").write_text("\n".join(lines) + "\n")
+    print(f"fastalign: compiling what changed in csrc, up to {jobs()} files at a time", flush=True)
+    command = [find_ninja(), "-f", str(build / "build.ninja"), f"-j{jobs()}"]
+    environment = {**os.environ, "NINJA_STATUS": "compiling %f/%t "}
+    if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
+        raise Refusal("the extension does not compile; the compiler's message is above")
+    return objects
+
+
+def ninja_rule(name: str, command: list[str], *more: str) -> list[str]:
+    """Return the lines of a rule by which ninja compiles a file, and learns on which headers it depends."""
+    line = " ".join((shlex.join(command).replace("$", "$$"), *more))
+    compile_one = f"  command = {line} -MD -MF $out.d -c $in -o $out"
+    return [f"rule {name}", compile_one, "  description = $in", "  depfile = $out.d", "  deps = gcc"]
+
+
+def ninja_path(path: str) -> str:
+    """A path as ninja's language spells it."""
+    return re.sub(r"([$ :])", r"$\1", path)
+
+
+def nvcc_flags(plan: Plan, nvcc: str) -> list[str]:
+    """Return the flags by which nvcc compiles the kernels for the plan's architectures."""
+    flags = ["-std=c++17", "-O3", f"-I{CSRC}", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
+    if tuple(map(int, release(nvcc).split("."))) >= (12, 8):
+        flags.append("--compress-mode=size")
+    return flags + [f"-gencode=arch={features(target)},code={target}" for target in plan.architectures]
 
 
 def features(target: str) -> str:
@@ -260,30 +334,6 @@ def cuda_library_folders(nvcc: str) -> list[str]:
     return [str(folder.resolve()) for folder in folders if (folder / "libcudart_static.a").exists()]
 
 
-def compile_cuda(plan: Plan, folder: Path) -> list[str]:
-    """The object files of csrc/cuda/*.cu, compiled by nvcc into a folder; only what changed is compiled again."""
-    assert plan.nvcc is not None
-    flags = ["-std=c++17", "-O3", f"-I{CSRC}", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
-    if tuple(map(int, release(plan.nvcc).split("."))) >= (12, 8):
-        flags.append("--compress-mode=size")
-    flags += [f"-gencode=arch={features(target)},code={target}" for target in plan.architectures]
-    rule = shlex.join([plan.nvcc, *flags]).replace("$", "$$")
-    lines = ["rule nvcc", f"  command = {rule} -MD -MF $out.d -c $in -o $out", "  depfile = $out.d", "  deps = gcc"]
-    objects = []
-    for source in sorted((CSRC / "cuda").glob("*.cu")):
-        objects.append(str(folder / f"{source.stem}.cu.o"))
-        lines.append(f"build {ninja_path(objects[-1])}: nvcc {ninja_path(str(source))}")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "build.ninja").write_text("\n".join(lines) + "\n")
-    subprocess.run(["ninja", "-v", f"-j{jobs()}"], cwd=folder, check=True)
-    return objects
-
-
-def ninja_path(path: str) -> str:
-    """A path as ninja's language spells it."""
-    return re.sub(r"([$ :])", r"$\1", path)
-
-
 def commands(plan: Plan) -> dict[str, type]:
     """The setuptools commands that carry out a plan."""
 
@@ -298,23 +348,26 @@ def commands(plan: Plan) -> dict[str, type]:
             package.mkdir(parents=True, exist_ok=True)
             (package / "_build.json").write_text(json.dumps(plan.record(), indent=2) + "\n")
 
-    if plan.compiler is None:
-        return {"build_py": BuildPython}
-
-    from torch.utils.cpp_extension import BuildExtension
-
-    class BuildNative(BuildExtension):
+    class BuildNative(build_ext):
         """Builds the extension in a folder that is kept, so that the next build compiles only what changed."""
 
         def finalize_options(self) -> None:
             super().finalize_options()
             self.build_temp = str(ROOT / "build" / "native")
+            self.force = True
 
-        def build_extensions(self) -> None:
-            os.environ["MAX_JOBS"] = str(jobs())
-            if plan.nvcc:
-                self.extensions[0].extra_objects = compile_cuda(plan, Path(self.build_temp) / "cuda")
-            super().build_extensions()
+        def build_extension(self, ext: Extension) -> None:
+            torch_version()
+            from torch.utils.cpp_extension import include_paths, library_paths
+
+            if plan.cuda_left_out:
+                how = "FASTALIGN_CUDA=1 builds them wherever there is nvcc"
+                print(f"fastalign: no CUDA kernels, as {plan.cuda_left_out}; {how}", flush=True)
+            folders = [*self.compiler.include_dirs, *include_paths()]
+            ext.extra_objects = compile_sources(plan, self.compiler.compiler_so_cxx, folders, Path(self.build_temp))
+            ext.sources = []  # They are compiled: what is left to do is to link.
+            ext.library_dirs = library_paths()
+            super().build_extension(ext)
 
         def run(self) -> None:
             super().run()
@@ -327,18 +380,14 @@ def commands(plan: Plan) -> dict[str, type]:
 def main() -> None:
     """Makes a plan and lets setuptools carry it out."""
     plan = make_plan()
-    modules = []
     if plan.compiler is not None:
-        torch_version()
-        put_ninja_on_path()
         os.environ["CXX"] = plan.compiler
-        modules.append(extension(plan))
     elif not plan.asked_for:
         print(f"fastalign: installed without its extension, as {plan.native_left_out}", file=sys.stderr)
     setup(
-        ext_modules=modules,
+        ext_modules=[extension(plan)] if plan.compiler else [],
         cmdclass=commands(plan),
-        options={"bdist_wheel": {"py_limited_api": "cp310"}} if modules else {},
+        options={"bdist_wheel": {"py_limited_api": "cp310"}} if plan.compiler else {},
     )
 
 

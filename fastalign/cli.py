@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     bench.set_defaults(command=_bench)
 
-    demo = commands.add_parser("demo", help="train BP, DFA and PEPITA side by side on small images, in a minute")
+    demo = commands.add_parser("demo", help="train BP, DFA and PEPITA on small images, beside plain PyTorch")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
     demo.set_defaults(command=_demo)
     return parser

@@ -11,6 +11,7 @@ import torch
 from tiny import TINY
 from torch import Tensor
 
+from fastalign.bench import loops
 from fastalign.bench.cases import all_cases
 from fastalign.bench.floor import passes
 from fastalign.bench.plain import LEARNING_RATE, MOMENTUM, Convolutional, Dense
@@ -66,6 +67,23 @@ def test_plain_steps_train_as_fastalign_does(network: Network, rule: str) -> Non
         reference = TrainStep(trained, loss="cross_entropy", optimizer=optimizer)
         for x, y in batches:
             torch.testing.assert_close(step(x, y).float(), reference.step(x, y).float(), rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("rule", loops.RULES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_usual_loops_train_as_fastalign_does(rule: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    network = Network("12-8-6-4", (12,), (8, 6), classes=4, samples=5, bias=bias)
+    trained: Any = make(network, rule)
+    start = copy.deepcopy(trained.state_dict())
+    loop = loops.DenseLoop(trained)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+    reference = TrainStep(trained, loss="cross_entropy", optimizer=optimizer)
+    for x, y in Steps(network, "cpu").batches[:3]:
+        torch.testing.assert_close(loop.step(rule)(x, y), reference.step(x, y), rtol=1e-4, atol=1e-5)
+    learned = [parameter for layer in loop.layers for parameter in layer.parameters()]
+    for (name, ours), theirs in zip(trained.named_parameters(), learned, strict=True):
+        torch.testing.assert_close(theirs - start[name], ours - start[name], rtol=1e-3, atol=1e-6)
 
 
 def test_layers_of_one_width_are_also_measured_at_once() -> None:

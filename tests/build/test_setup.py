@@ -105,10 +105,12 @@ def test_contradiction_is_refused(build: ModuleType, monkeypatch: pytest.MonkeyP
         build.make_plan()
 
 
-@pytest.mark.parametrize("name", ["FASTALIGN_NATIVE", "FASTALIGN_CUDA"])
-def test_unknown_choice_is_refused(build: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "choices"), [("FASTALIGN_NATIVE", "auto, 0 or 1"), ("FASTALIGN_CUDA", "auto, 0, machine or 1")]
+)
+def test_unknown_choice_is_refused(build: ModuleType, name: str, choices: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "yes")
-    with pytest.raises(SystemExit, match=f"{name}: expected auto, 0 or 1, got 'yes'"):
+    with pytest.raises(SystemExit, match=f"{name}: expected {choices}, got 'yes'"):
         build.make_plan()
 
 
@@ -168,6 +170,58 @@ class TestCuda:
         monkeypatch.setenv("FASTALIGN_CUDA_ARCHS", asked)
         assert build.make_plan().architectures == targets
 
+    @pytest.mark.parametrize("smi", [None, "#!/bin/sh\necho no devices; exit 6\n", "#!/bin/sh\necho 7.0\n"])
+    def test_for_a_machine_without_a_gpu_there_are_cpu_kernels_alone(
+        self, build: ModuleType, tools: Path, smi: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put(tools / "nvcc", NVCC)
+        if smi is not None:
+            put(tools / "nvidia-smi", smi)
+        monkeypatch.setenv("FASTALIGN_CUDA", "machine")
+        plan = build.make_plan()
+        assert plan.nvcc is None
+        assert "no GPU of compute capability 7.5" in plan.cuda_left_out
+
+    @pytest.mark.parametrize(
+        ("gpus", "asked", "targets"),
+        [
+            ("9.0\n9.0", "", ("sm_90",)),
+            ("9.0\n8.0", "", ("sm_80", "sm_90")),
+            ("9.0", "10.0", ("sm_100",)),
+            ("13.0", "", ("sm_80", "compute_80", "sm_90", "sm_100")),  # which runs the default's PTX
+        ],
+    )
+    def test_for_a_machine_with_gpus_their_kernels_are_built(
+        self,
+        build: ModuleType,
+        tools: Path,
+        gpus: str,
+        asked: str,
+        targets: tuple[str, ...],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        put(tools / "nvcc", NVCC)
+        put(tools / "nvidia-smi", f"#!/bin/sh\necho '{gpus}'\n")
+        monkeypatch.setenv("FASTALIGN_CUDA", "machine")
+        monkeypatch.setenv("FASTALIGN_CUDA_ARCHS", asked)
+        assert build.make_plan().architectures == targets
+
+    def test_for_a_machine_with_a_gpu_but_without_nvcc_there_are_cpu_kernels_alone(
+        self, build: ModuleType, tools: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put(tools / "nvidia-smi", "#!/bin/sh\necho 9.0\n")
+        monkeypatch.setenv("FASTALIGN_CUDA", "machine")
+        assert "no nvcc" in build.make_plan().cuda_left_out
+
+    @pytest.mark.parametrize("choice", ["auto", "1"])
+    def test_any_other_build_asks_for_no_gpu(
+        self, build: ModuleType, tools: Path, choice: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put(tools / "nvcc", NVCC)
+        put(tools / "nvidia-smi", "#!/bin/sh\necho 9.0\n")
+        monkeypatch.setenv("FASTALIGN_CUDA", choice)
+        assert build.make_plan().architectures == ("sm_80", "compute_80", "sm_90", "sm_100")
+
     @pytest.mark.parametrize(
         ("target", "features"),
         [
@@ -216,5 +270,14 @@ class TestJobs:
         assert 0 < build.available_memory() < 1 << 50
 
 
-def test_the_build_asks_for_no_gpu() -> None:
-    assert "is_available" not in (ROOT / "setup.py").read_text()
+class TestSources:
+    def test_each_is_compiled_once_and_the_longest_first(self, build: ModuleType) -> None:
+        with_cuda = build.sources(build.Plan("c++", "nvcc", ("sm_90",)))
+        assert sorted(with_cuda) == sorted(
+            str(path.relative_to(ROOT))
+            for path in (ROOT / "csrc").rglob("*.c*")
+            if path.suffix in (".cpp", ".cu") and "emulator" not in path.parts
+        )
+        without = build.sources(build.Plan("c++"))
+        assert without == [name for name in with_cuda if "/cuda/" not in name]
+        assert [name.startswith("csrc/cpu/level_") for name in without[:5]] == [True] * 4 + [False]

@@ -4,6 +4,8 @@ import fcntl
 import json
 import os
 import pty
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import torch
 from commands import Fastalign, command, environment, metrics_of
 
 from fastalign import TrainStep, cli
-from fastalign.experiments import EXPERIMENTS
+from fastalign.experiments import EXPERIMENTS, demo
 from fastalign.training.checkpoint import load_checkpoint
 
 
@@ -154,14 +156,41 @@ def test_info_for_people_and_programs(fastalign: Fastalign) -> None:
     assert "torch" in json.loads(fastalign("info", "--json").out)
 
 
-def test_the_demo_compares_three_rules(fastalign: Fastalign, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_compares_three_rules_with_plain_pytorch(
+    fastalign: Fastalign, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("fastalign.experiments.demo.EPOCHS", 2)
+    monkeypatch.setattr("fastalign.experiments.demo.SECONDS", 0.1)
     result = fastalign("demo")
     assert result.code == 0, result.error
-    rows = [line.split() for line in result.out.splitlines() if line.endswith("µs")]
+    lines = result.out.splitlines()
+    assert max(map(len, lines[:-1])) <= 100
+    rows = [re.findall(r"[A-Z]+|[\d.]+", line) for line in lines if " µs" in line]
     assert [row[0] for row in rows] == ["BP", "DFA", "PEPITA"]
-    assert all(float(row[1]) < 60 and float(row[3]) > 0 for row in rows)
+    for _, error, ours, loop, faster_than_loop, best, faster_than_best in rows:
+        assert float(error) < 60
+        for theirs, factor in ((loop, faster_than_loop), (best, faster_than_best)):
+            assert float(factor) == pytest.approx(float(theirs) / float(ours), rel=0.1, abs=0.1)
+    assert "DFA and PEPITA learn without backpropagation" in result.out
+    assert lines[-1].endswith("-m fastalign train digits/conv --rule dfa")
     assert Path("runs/demo/curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("executable", "on_path", "called"),
+    [
+        ("{here}/.venv/bin/python3", "/usr/bin/python3", ".venv/bin/python3"),
+        ("/opt/bin/python3", "/opt/bin/python3", "python3"),
+        ("/opt/bin/python3", None, "/opt/bin/python3"),
+    ],
+)
+def test_the_demo_names_a_python_that_can_be_typed(
+    executable: str, on_path: str | None, called: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", executable.format(here=tmp_path))
+    monkeypatch.setattr(shutil, "which", lambda _: on_path)
+    assert demo.python_to_type() == called
 
 
 def test_without_the_extra_the_run_ends_and_says_what_is_missing(
