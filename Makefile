@@ -1,5 +1,5 @@
 # make run      trains BP, DFA and PEPITA side by side on the built-in digits
-# make test     runs every test
+# make test     runs the tests that show most, in some minutes; make test-all runs every one
 # make lint     checks style and types; make format puts the style right
 # make gpu-check  checks and measures everything on a GPU; WHEEL=FILE checks a wheel that was built elsewhere
 # make kernels  checks the CUDA kernels' machine code, and writes their table into docs/kernels.md
@@ -28,15 +28,21 @@ PIP := $(PREFIX)/bin/python3 -m pip install --verbose --disable-pip-version-chec
 TO_BUILD := $(if $(ACTIVE),,torch==$(or $(TORCH),$(PINNED))) 'setuptools>=77' wheel ninja numpy
 CSRC := $(shell find csrc -type f)
 
+# A process of one thread for each core.
+PYTEST := OMP_NUM_THREADS=1 $(PREFIX)/bin/python3 -m pytest --numprocesses auto --dist worksteal
+
 TOOLS := build/triton/triton/backends/nvidia/bin
 
-.PHONY: install run test lint format kernels gpu-check
+.PHONY: install run test test-all lint format kernels gpu-check
 
 run: install
 	$(PREFIX)/bin/python3 -m fastalign demo
 
 test: $(STAMP)-test
-	$(PREFIX)/bin/python3 -m pytest
+	$(PYTEST)
+
+test-all: $(STAMP)-test
+	$(PYTEST) -m ""
 
 lint: $(STAMP)-dev
 	$(PREFIX)/bin/ruff check .

@@ -83,7 +83,6 @@ def build(name: str, kernels: tuple[Path, ...], bindings: tuple[Path, ...], *hea
     The emulator itself is a library of its own: the kernels' copies of inline functions check what they access, and
     must not become its copies.
     """
-    import ninja
     import pybind11
 
     includes = [f"-I{path}" for path in (CSRC / "emulator" / "include", CSRC)]
@@ -115,14 +114,7 @@ def build(name: str, kernels: tuple[Path, ...], bindings: tuple[Path, ...], *hea
         *(f"build {objects[path]}: module {path}" for path in bindings),
         f"build {name}.so: extension {' '.join(objects[path] for path in bindings)} lib{name}.so libemulator.so",
     ]
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        (FOLDER / f"{name}.ninja").write_text("\n".join(lines) + "\n")
-        command = [str(Path(ninja.BIN_DIR) / "ninja"), f"-j{len(os.sched_getaffinity(0))}", "-f", f"{name}.ninja"]
-        built = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
-    if built.returncode:
-        raise RuntimeError(f"the emulator did not build:\n{built.stdout}{built.stderr}")
+    run_ninja(name, lines)
     # The dotted name lets several modules of one initialising function differ.
     spec = importlib.util.spec_from_file_location(f"{name}.emulated", FOLDER / f"{name}.so")
     assert spec is not None
@@ -143,6 +135,20 @@ def probes() -> ModuleType:
     """The kernels that test the emulator itself."""
     folder = Path(__file__).parent / "emulated"
     return build("probes", (folder / "probes.cu", folder / "instructions.cu"), (MODULE, folder / "module.cpp"))
+
+
+def run_ninja(name: str, lines: Sequence[str]) -> None:
+    """Builds what the lines of a ninja file say, while no other process builds in this folder."""
+    import ninja
+
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (FOLDER / f"{name}.ninja").write_text("\n".join(lines) + "\n")
+        command = [str(Path(ninja.BIN_DIR) / "ninja"), f"-j{len(os.sched_getaffinity(0))}", "-f", f"{name}.ninja"]
+        built = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
+    if built.returncode:
+        raise RuntimeError(f"{name} did not build:\n{built.stdout}{built.stderr}")
 
 
 def with_fault(name: str, source: Path, pattern: str, replacement: str, number: int = 0) -> ModuleType:

@@ -32,8 +32,9 @@ def forced(level: str, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.parametrize("marked", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("level", LEVELS)
-def test_level(level: str) -> None:
+def test_level(level: str, marked: str) -> None:
     """The tests of the kernels pass on the level, or the machine lacks it and that is said."""
     if not supported(level):
         assert f"this machine has no {level}" in forced(level, "-c", "import fastalign.ops").stderr
@@ -46,7 +47,7 @@ def test_level(level: str) -> None:
     names = ("kernels", "activations", "cross_entropy", "random", "bounds")
     tests = [str(Path(__file__).with_name(f"test_{name}.py")) for name in names]
     chosen = "not layout and not emulated and not launch"
-    result = forced(level, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen, *tests)
+    result = forced(level, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen, "-m", marked, *tests)
     assert result.returncode == 0, result.stdout[-3000:]
 
 

@@ -100,6 +100,7 @@ def before_sm_80() -> ModuleType:
     return emulator.with_fault("before_sm_80", source, r"\A", "#define FASTALIGN_BEFORE_SM_80 1\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("right_layout", ["contiguous", "transposed"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_without_tensor_cores(before_sm_80: ModuleType, dtype: torch.dtype, right_layout: str) -> None:

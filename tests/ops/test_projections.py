@@ -140,6 +140,7 @@ def test_pooling_of_any_strides(layout: str, dtype: torch.dtype) -> None:
     check("max_pool2d_difference", (draw(3, 5, 9, 8), draw(3, 5, 9, 8, scale=0.1), *window))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "pattern", "number", "replacement"),
     [

@@ -21,7 +21,7 @@ def libasan() -> Path:
 
 
 MISSING = emulator.missing() or (None if libasan().is_absolute() else "there was no libasan for g++")
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+pytestmark = [pytest.mark.skipif(MISSING is not None, reason=str(MISSING)), pytest.mark.slow]
 
 
 def sanitized(*command: str) -> subprocess.CompletedProcess[str]:

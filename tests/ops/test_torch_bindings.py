@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import functools
 import shlex
-import subprocess
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -71,8 +70,6 @@ class Bindings:
 
 def build() -> Path:
     """The bindings and the emulated device, linked with the emulated kernels; only what changed is compiled again."""
-    import ninja
-
     torch_folder = Path(torch.__file__).parent
     includes = [f"-isystem{torch_folder / 'include'}", f"-isystem{emulator.cuda_headers()}"]
     includes += [f"-I{path}" for path in (emulator.CSRC / "emulator" / "include", emulator.CSRC)]
@@ -91,11 +88,7 @@ def build() -> Path:
         *(f"build {built}: binding {path}" for path, built in objects.items()),
         f"build torch_bindings.so: library {' '.join(objects.values())}",
     ]
-    (emulator.FOLDER / "torch_bindings.ninja").write_text("\n".join(lines) + "\n")
-    command = [str(Path(ninja.BIN_DIR) / "ninja"), "-f", "torch_bindings.ninja"]
-    built = subprocess.run(command, cwd=emulator.FOLDER, capture_output=True, text=True, check=False)
-    if built.returncode:
-        raise RuntimeError(f"the bindings did not build:\n{built.stdout}{built.stderr}")
+    emulator.run_ninja("torch_bindings", lines)
     return emulator.FOLDER / "torch_bindings.so"
 
 
