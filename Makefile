@@ -2,6 +2,7 @@
 # make test     runs the tests that show most, in some minutes; make test-all runs every one
 # make lint     checks style and types; make format puts the style right
 # make gpu-check  checks and measures everything on a GPU; WHEEL=FILE checks a wheel that was built elsewhere
+# make wheel COMMIT=b3e0fc5  builds that commit's wheel into build/wheels, to compare with (`fastalign bench --against`)
 # make kernels  checks the CUDA kernels' machine code, and writes their table into docs/kernels.md
 #
 # Each installs first what it needs and what changed: into the active environment if that has a torch on which fastalign
@@ -13,6 +14,7 @@ PYTHON ?= python3
 TORCH ?=
 WHEEL ?=
 FASTALIGN_CUDA ?= $(if $(filter kernels,$(MAKECMDGOALS)),1,machine)
+COMMIT ?= HEAD
 
 PREFIX := $(if $(TORCH),,$(shell $(PYTHON) .ci/active_torch.py))
 ACTIVE := $(PREFIX)
@@ -33,7 +35,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PREFIX)/bin/python3 -m pytest --numprocesses auto 
 
 TOOLS := build/triton/triton/backends/nvidia/bin
 
-.PHONY: install run test test-all lint format kernels gpu-check
+.PHONY: install run test test-all lint format kernels gpu-check wheel
 
 run: install
 	$(PREFIX)/bin/python3 -m fastalign demo
@@ -56,6 +58,15 @@ format: $(STAMP)-dev
 
 gpu-check: $(if $(WHEEL),,$(STAMP)-test)
 	$(if $(WHEEL),$(PYTHON),$(PREFIX)/bin/python3) benchmarks/gpu_check.py $(if $(WHEEL),--wheel $(WHEEL))
+
+# Without CUDA kernels, unless FASTALIGN_CUDA=1 asks for them. The commit stands in the wheel's name, as its build tag.
+wheel: install
+	set -e; commit=$$(git rev-parse --short=7 '$(COMMIT)^{commit}'); \
+	folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	git archive "$$commit" | tar -x -C "$$folder"; cd "$$folder"; \
+	FASTALIGN_NATIVE=1 FASTALIGN_CUDA=$${FASTALIGN_CUDA:-0} $(PREFIX)/bin/python3 setup.py --quiet bdist_wheel \
+	  --build-number "0.$$commit" --dist-dir '$(CURDIR)/build/wheels'; \
+	ls '$(CURDIR)'/build/wheels/*"-0.$$commit-"*
 
 kernels: install $(TOOLS)
 	PATH="$(TOOLS):$$PATH" $(PREFIX)/bin/python3 tests/build/machine_code.py fastalign/_C.abi3.so \

@@ -1,6 +1,7 @@
 """The command `fastalign`: train, reproduce, report, experiments, info, bench, demo.
 
-Exit codes: 0 done, 2 an error that the user can mend (one line on standard error), 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 a row of `bench --against` is slower, 2 an error that the user can mend (one line on standard
+error), 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -138,9 +139,24 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="few shapes, one process, nothing compiled: under a minute")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the result, with machine, commit and command")
     bench.add_argument("--plots", type=Path, metavar="DIR", help="draw it, as PNG images in this folder")
-    bench.add_argument("--processes", type=int, metavar="N", help="default: 5")
+    bench.add_argument("--processes", type=int, metavar="N", help="default: 5; with --against, the pairs: 9")
     bench.add_argument("--threads", type=int, metavar="N", help="default: torch's")
     bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    bench.add_argument(
+        "--against",
+        type=Path,
+        metavar="BUILD",
+        help="compare with another build of fastalign, a wheel or a folder that holds one: the same rows in processes "
+        "that take turns; exits with 1 if a row is slower",
+    )
+    bench.add_argument(
+        "--of", type=Path, metavar="BUILD", help="with --against: the build that is judged; default: this one"
+    )
+    bench.add_argument(
+        "--even-if-busy",
+        action="store_true",
+        help="measure though another benchmark does; with --against, though more than half the cores are at work",
+    )
     bench.set_defaults(command=_bench)
 
     demo = commands.add_parser("demo", help="train BP, DFA and PEPITA on small images, beside plain PyTorch")
@@ -257,8 +273,7 @@ def _info(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from fastalign.bench.command import bench
 
-    bench(options)
-    return 0
+    return bench(options)
 
 
 def _demo(options: argparse.Namespace) -> int:

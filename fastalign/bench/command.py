@@ -10,36 +10,63 @@ from typing import Any
 
 import torch
 
+from fastalign.bench import against, process
 from fastalign.bench.plan import GROUPS, Plan
 from fastalign.bench.plots import plots
-from fastalign.bench.process import run
-from fastalign.bench.tables import origin, tables
+from fastalign.bench.tables import builds, comparison_table, origin, tables
 from fastalign.errors import RunError, import_optional
+from fastalign.quiet import benchmark_lock, wait_until_quiet
 from fastalign.training.atomic import write_atomically
 
 
-def bench(options: argparse.Namespace) -> None:
-    """Measure, print the tables, write the result and the plots.
+def bench(options: argparse.Namespace) -> int:
+    """Measure while no training run does, print the tables, write the result and the plots, and return the exit code.
+
+    That is 1 where a row of this build is slower than the other build's.
 
     Raises:
-        UserError: a package, a device or a folder is missing, or a process failed.
+        UserError: a package, a device, a build or a folder is missing, the machine is busy, or a process failed.
     """
+    if options.against is not None and options.plots is not None:
+        raise RunError("--plots: a comparison with --against has none, expected one of the two")
+    if options.of is not None and options.against is None:
+        raise RunError("--of: names the build that is compared, expected --against with it")
     if options.plots is not None:
         import_optional("matplotlib", "--plots")
     plan = plan_of(options)
+    with benchmark_lock(_say, waits=not options.even_if_busy):
+        if options.against is None:
+            _measure(plan, options)
+            return 0
+        if not options.even_if_busy:
+            wait_until_quiet(_say)
+        return _compare(plan, options)
 
-    def keep(result: dict[str, Any]) -> None:
-        if options.json is not None:
-            _folder(options.json.parent)
-            write_atomically(options.json, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
 
-    result = run(plan, _tell, keep)
+def _measure(plan: Plan, options: argparse.Namespace) -> None:
+    result = process.run(plan, _tell, lambda result: _keep(result, options.json))
     _tell("")
     print("\n\n".join([origin(result), *(table.for_terminal() for table in tables(result))]))
     if options.plots is not None:
         _folder(options.plots)
         for name, image in plots(result).items():
             write_atomically(options.plots / f"{name}.png", image)
+
+
+def _compare(plan: Plan, options: argparse.Namespace) -> int:
+    result = against.run(plan, options.against, options.of, _tell, lambda result: _keep(result, options.json))
+    _tell("")
+    rows = result["rows"]
+    print("\n\n".join([origin(result), builds(result), comparison_table(rows).for_terminal()]))
+    for which in ("old", "new"):
+        if only := result[f"only_{which}"]:
+            print(f"\nonly in the {which} build: {'; '.join(only)}")
+    slower = sum(row["verdict"] == "slower" for row in rows)
+    moved = sum(bool(row["control"]["verdict"]) for row in rows if "control" in row)
+    print(f"\n{slower} of {len(rows)} rows slower, over {result['pairs']} pairs")
+    if moved:
+        print(f"the control of {moved} rows differs, though both builds run the same there: the machine was not quiet")
+    return 1 if slower else 0
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
@@ -58,9 +85,17 @@ def plan_of(options: argparse.Namespace) -> Plan:
     plan = Plan(groups=groups, device=options.device, threads=options.threads or torch.get_num_threads())
     if options.quick:
         plan = plan.quick()
+    if options.against is not None:
+        return plan.for_comparison(options.processes or against.PAIRS)
     if options.processes is not None:
         plan = plan.with_processes(options.processes)
     return plan.with_processes(1) if groups == ("memory",) else plan
+
+
+def _keep(result: dict[str, Any], path: Path | None) -> None:
+    if path is not None:
+        _folder(path.parent)
+        write_atomically(path, (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _folder(path: Path) -> None:
@@ -68,6 +103,10 @@ def _folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"the folder {path} cannot be made: {error.strerror}") from error
+
+
+def _say(text: str) -> None:
+    print(f"fastalign: {text}", file=sys.stderr, flush=True)
 
 
 def _tell(text: str) -> None:

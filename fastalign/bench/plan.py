@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 
@@ -124,9 +125,36 @@ class Plan:
             axes=tuple((axis, values[1:-1:2]) for axis, values in self.axes),
         )
 
+    def for_comparison(self, pairs: int) -> Plan:
+        """What is measured of two builds: so many pairs, nothing but times, nothing compiled, and each for longer."""
+        return replace(
+            self,
+            processes=pairs,
+            seconds=1.5 * self.seconds,
+            step_seconds=1.5 * self.step_seconds,
+            compiles=False,
+            counts_memory=False,
+        )
+
     def with_processes(self, processes: int) -> Plan:
         return replace(self, processes=processes)
 
     def without_memory(self) -> Plan:
         """What further processes measure: memory is a count, the same in each of them."""
         return replace(self, groups=tuple(g for g in self.groups if g != "memory"), counts_memory=False)
+
+    def as_plain_data(self) -> dict[str, Any]:
+        """What differs from a plan's defaults, in builtin types and dtypes, of which another build makes its own."""
+        return _differences(self)
+
+
+def _differences(record: Plan | Network) -> dict[str, Any]:
+    return {
+        field.name: _plain(value) for field in fields(record) if (value := getattr(record, field.name)) != field.default
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Network):
+        return _differences(value)
+    return tuple(map(_plain, value)) if isinstance(value, tuple) else value

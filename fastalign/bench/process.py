@@ -1,28 +1,26 @@
-"""Runs a plan in fresh interpreters, one after the other, and puts together what they found.
-
-python -m fastalign.bench.process PLAN ROWS    # one of them: a pickled plan in, rows as JSON out
-"""
+"""Runs a plan in fresh interpreters, one after the other, and puts together what they found."""
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastalign.bench import environment, memory, ops, scaling, steps
+from fastalign.bench import child, environment, memory, ops, scaling, steps
 from fastalign.bench.plan import Plan
 from fastalign.bench.summary import merge
 from fastalign.errors import RunError
 
 Rows = list[dict[str, Any]]
+THIS_BUILD = Path(__file__).resolve().parents[2]
+"""The folder that holds this package."""
 _GROUPS: dict[str, Callable[[Plan], Iterator[dict[str, Any]]]] = {
     "ops": ops.rows,
     "steps": steps.rows,
@@ -43,40 +41,40 @@ def run(plan: Plan, tell: Callable[[str], None], keep: Callable[[dict[str, Any]]
     result: dict[str, Any] = {}
     for number in range(plan.processes):
         tell(f"process {number + 1} of {plan.processes}")
-        found.append(_in_a_process(plan if number == 0 else plan.without_memory(), number, tell))
+        asked = plan if number == 0 else plan.without_memory()
+        found.append(in_a_process(THIS_BUILD, asked, number, tell)["rows"])
         result = {**described, "processes": len(found), **merge(found)}
         keep(result)
     return result
 
 
-def _in_a_process(plan: Plan, number: int, tell: Callable[[str], None]) -> Rows:
-    package = str(Path(__file__).resolve().parents[2])
-    paths = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+def in_a_process(
+    root: Path, plan: Plan, seed: int, tell: Callable[[str], None], *, compares: bool = False
+) -> dict[str, Any]:
+    """The description and the rows of the build in a folder, measured in a fresh interpreter by `child`.
+
+    compares: whether only fastalign's own variants and the control of each row are measured.
+
+    Raises:
+        RunError: the process failed.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        plan_file, rows_file = Path(folder, "plan"), Path(folder, "rows")
-        plan_file.write_bytes(pickle.dumps((plan, number)))
-        command = [sys.executable, "-m", "fastalign.bench.process", str(plan_file), str(rows_file)]
-        with subprocess.Popen(
-            command,
-            env={**os.environ, "PYTHONPATH": paths},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as process:
+        request_file, result_file = Path(folder, "request"), Path(folder, "result")
+        request_file.write_bytes(pickle.dumps({"plan": plan.as_plain_data(), "seed": seed, "compares": compares}))
+        # NOTE: a script by its path, since `-m` would let a `fastalign` in the current folder come first.
+        command = [sys.executable, child.__file__, str(root), str(request_file), str(result_file)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             said = []
             assert process.stdout is not None
             for line in process.stdout:
-                if line.startswith(_TOLD):
-                    tell(line.removeprefix(_TOLD).rstrip())
+                if line.startswith(child.TOLD):
+                    tell(line.removeprefix(child.TOLD).rstrip())
                 else:
                     said.append(line)
         if process.returncode:
             raise RunError(f"a process of the benchmark ended with {process.returncode}:\n{''.join(said[-30:])}")
-        rows: Rows = json.loads(rows_file.read_text())
-    return rows
-
-
-_TOLD = "fastalign-bench: "
+        result: dict[str, Any] = json.loads(result_file.read_text())
+    return result
 
 
 def rows_of(plan: Plan, tell: Callable[[str], None]) -> Rows:
@@ -87,16 +85,3 @@ def rows_of(plan: Plan, tell: Callable[[str], None]) -> Rows:
             found.append(row)
             tell(f"{group}: {row.get('op', 'speed of the machine')} {row.get('shape', '')} {row.get('dtype', '')}")
     return found
-
-
-def main(arguments: Sequence[str]) -> None:
-    """One process."""
-    plan, number = pickle.loads(Path(arguments[0]).read_bytes())
-    torch.set_num_threads(plan.threads)
-    torch.manual_seed(number)
-    rows = rows_of(plan, lambda text: print(_TOLD + text, flush=True))
-    Path(arguments[1]).write_text(json.dumps(rows))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any, NamedTuple
 
 from fastalign.bench.steps import BP, COMPILED_BP
@@ -40,11 +41,24 @@ class Table(NamedTuple):
 
 def origin(result: Mapping[str, Any]) -> str:
     """Where a result is from: machine, commit and command."""
-    machine, commit = result["machine"], (result["commit"] or "unknown")[:10]
-    changed = " with changes" if result["uncommitted_changes"] else ""
+    machine = result["machine"]
     where = f"{result['device']}: {machine['processor']}, {machine['cores']} cores, {result['threads']} threads"
-    versions = f"torch {result['torch']}, fastalign {result['fastalign']}, commit {commit}{changed}"
-    return f"{where}; {versions}; {result['command']}"
+    return f"{where}; torch {result['torch']}, {_version(result)}; {result['command']}"
+
+
+def builds(result: Mapping[str, Any]) -> str:
+    """A line for each of the two builds of a comparison."""
+    lines = []
+    for which in ("old", "new"):
+        build = result[which]
+        level = build["in_use"]["cpu"]["level"] or "PyTorch reference"
+        lines.append(f"{which}: {_version(build)}, on the CPU {level}; {build['build']}")
+    return "\n".join(lines)
+
+
+def _version(build: Mapping[str, Any]) -> str:
+    changed = " with changes" if build["uncommitted_changes"] else ""
+    return f"fastalign {build['fastalign']}, commit {(build['commit'] or 'unknown')[:10]}{changed}"
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
@@ -65,7 +79,7 @@ def ops_table(rows: Sequence[Row]) -> Table:
             (
                 row["op"],
                 short(row["shape"]),
-                {"float32": "f32", "bfloat16": "bf16"}.get(row["dtype"], row["dtype"]),
+                _short_dtype(row),
                 spread(row["variants"]["fastalign"]),
                 speed(row, "fastalign"),
                 *(times(ratio(row, "fastalign", rival)) for rival in rivals),
@@ -100,6 +114,10 @@ _SHORT = {
     "BP by torch.compile": "BP, compiled",
     "with activations and loss": "with f, loss",
 }
+
+
+def _short_dtype(row: Row) -> str:
+    return {"float32": "f32", "bfloat16": "bf16"}.get(row["dtype"], str(row["dtype"]))
 
 
 def steps_table(rows: Sequence[Row]) -> Table:
@@ -159,6 +177,36 @@ def scaling_table(rows: Sequence[Row]) -> Table:
         for row in rows
     ]
     return Table("Scaling: time of a step (BP by torch's loop, then fastalign's steps by rule)", head, body, 3)
+
+
+def comparison_table(rows: Sequence[Row]) -> Table:
+    """A line for each variant of two builds: its time in both, the ratio, that of the row's control, the verdict."""
+    head = ("what", "shape", "dtype", "µs old", "µs new", "× old (quartiles)", "control", "")
+    body: list[tuple[str, ...]] = [
+        (
+            _variant(row),
+            short(row["shape"]),
+            _short_dtype(row),
+            figure(median(row["old_us"])),
+            figure(median(row["new_us"])),
+            f"{row['ratio']:.2f} ({_quartiles(row)})",
+            _quartiles(row["control"]) if "control" in row else "",
+            row["verdict"],
+        )
+        for row in rows
+    ]
+    title = "Two builds: × the time of the old one, median and quartiles over the pairs; quartiles of the row's control"
+    return Table(title, head, body, 3)
+
+
+def _variant(row: Row) -> str:
+    way = row["way"].replace("fastalign step", "step").removeprefix("fastalign").strip()
+    threads = "" if row["threads"] is None else f"threads {row['threads']}"
+    return ", ".join(filter(None, (row["op"], way, threads)))
+
+
+def _quartiles(compared: Mapping[str, float]) -> str:
+    return f"{compared['lower']:.2f}–{compared['upper']:.2f}"
 
 
 def losses_table(rows: Sequence[Row], least: float = 1.05) -> Table:

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from statistics import mean, median
 
+from fastalign.quiet import Pause, a_benchmark_measures
 from fastalign.reproduce.jobs import Job, Target
 from fastalign.reproduce.result import in_measure
+from fastalign.training.progress import WAITS
 from fastalign.training.side_by_side import Queue
 
 
@@ -25,9 +27,11 @@ class _Lines:
         self._queue = queue
         self._shown = {job: len(history) for job, history in queue.histories.items()}
         self._failures: set[Job] = set()
+        self._pause = Pause(lambda: print(WAITS, flush=True))
 
     def show(self) -> None:
         """Print what is new."""
+        self._pause.is_due()
         for job, history in self._queue.histories.items():
             name = f"{job.row} {job.column.name} seed {job.seed}"
             for metrics in history[self._shown[job] :]:
@@ -74,6 +78,8 @@ class _LiveTable:
         summary = f"runs: {done} of {len(jobs)} done, {len(queue.running)} at work"
         if queue.failures:
             summary += f", {len(queue.failures)} failed"
+        if a_benchmark_measures():
+            summary += f", {WAITS}"
         return [
             *("  ".join(value.ljust(width) for value, width in zip(line, widths, strict=True)) for line in grid),
             f"epochs done, test {self._target.measure} (%), time left; {summary}",

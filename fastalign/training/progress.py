@@ -7,6 +7,8 @@ from typing import Any
 
 from fastalign.training.metrics import Metrics
 
+WAITS = "waiting for a benchmark"
+
 
 class Progress:
     """Told what happens in a run; this one shows nothing."""
@@ -19,6 +21,9 @@ class Progress:
 
     def epoch(self, metrics: Metrics, label: str = "") -> None:
         """An epoch is done, of the run that the label names where there are several."""
+
+    def waits(self) -> None:
+        """The run waits between two epochs, since a benchmark measures."""
 
     def close(self) -> None:
         """The run ends, or is interrupted."""
@@ -37,6 +42,10 @@ class PlainLines(Progress):
     def epoch(self, metrics: Metrics, label: str = "") -> None:
         """Print the epoch's line."""
         print(line(metrics, self._epochs, label), flush=True)
+
+    def waits(self) -> None:
+        """Print why."""
+        print(WAITS, flush=True)
 
 
 class Bar(PlainLines):
@@ -66,6 +75,10 @@ class Bar(PlainLines):
     def epoch(self, metrics: Metrics, label: str = "") -> None:
         """Print the epoch's line above the bar."""
         self._tqdm.write(line(metrics, self._epochs, label))
+
+    def waits(self) -> None:
+        """Print why, above the bar."""
+        self._tqdm.write(WAITS)
 
     def close(self) -> None:
         """Take the bar away."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -17,6 +18,7 @@ import torch
 from fastalign import data, provenance
 from fastalign.analysis import plots
 from fastalign.errors import MissingPackageError, RunError
+from fastalign.quiet import Pause
 from fastalign.training.atomic import write_atomically
 from fastalign.training.checkpoint import load_checkpoint, save_checkpoint
 from fastalign.training.distributed import Processes
@@ -27,6 +29,8 @@ from fastalign.training.observers import Observer, observed, standard_observers
 from fastalign.training.progress import Progress
 from fastalign.training.recipe import Recipe
 from fastalign.training.settings import DTYPES, Settings, new_settings, resumed_settings
+
+SECONDS_BETWEEN_LOOKS = 0.3
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
@@ -155,6 +159,7 @@ def _train_on(trainer: Trainer, epochs: int, history: list[Metrics], folder: Run
     try:
         with ctrl_c_noted(processes) as interrupted:
             while trainer.epochs_done < epochs and not trainer.recipe.is_good_enough(history):
+                _wait_for_benchmark(processes, interrupted, progress)
                 metrics = trainer.train_epoch(interrupted, progress.advance)
                 if metrics is None:
                     save()
@@ -167,6 +172,13 @@ def _train_on(trainer: Trainer, epochs: int, history: list[Metrics], folder: Run
     finally:
         progress.close()
     return True
+
+
+def _wait_for_benchmark(processes: Processes, interrupted: Callable[[], bool], progress: Progress) -> None:
+    """Pause as long as a benchmark measures where any of the processes runs, or until Ctrl-C."""
+    pause = Pause(progress.waits)
+    while processes.any(pause.is_due()) and not processes.any(interrupted()):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 @contextmanager

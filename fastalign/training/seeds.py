@@ -10,6 +10,7 @@ from typing import Any
 
 from fastalign import data
 from fastalign.errors import RunError, UserError
+from fastalign.quiet import Pause
 from fastalign.training.distributed import Processes
 from fastalign.training.folder import RunFolder
 from fastalign.training.metrics import Metrics
@@ -91,8 +92,10 @@ def _follow(queue: Queue[_Run], epochs: int, samples: int, progress: Progress) -
     """Run all, and show what they do; the first that fails ends the others."""
     shown = {run: len(history) for run, history in queue.histories.items()}
     progress.start(epochs, samples * len(shown), samples * sum(shown.values()))
+    pause = Pause(progress.waits)
 
     def show() -> None:
+        pause.is_due()
         for run, history in queue.histories.items():
             for metrics in history[shown[run] :]:
                 progress.advance(samples)

@@ -8,10 +8,11 @@ import pytest
 
 from fastalign.experiments import EXPERIMENTS, experiment
 from fastalign.experiments.published import BP, DFA, TABLES, Published, Table
+from fastalign.quiet import benchmark_lock
 from fastalign.reproduce.figure import Figure
 from fastalign.reproduce.figures import FIGURES
 from fastalign.reproduce.jobs import jobs_of
-from fastalign.reproduce.live import _LiveTable
+from fastalign.reproduce.live import _Lines, _LiveTable
 from fastalign.reproduce.render import as_csv, as_markdown, as_text
 from fastalign.reproduce.result import Histories, cell
 from fastalign.training.metrics import Metrics, MetricsLog
@@ -174,6 +175,22 @@ def test_the_live_table_shows_epochs_value_and_time_left_of_each_cell(tmp_path: 
     header, row, summary = _LiveTable(TABLES["B1"], queue).lines()
     assert row.split()[-1] == "failed"
     assert summary.endswith("1 failed")
+
+
+def test_it_is_shown_that_runs_wait_for_a_benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    jobs = jobs_of(TABLES["B1"], rows=["mnist-fc"], columns=["bp"], seeds=1, epochs=1, out=tmp_path)
+    queue = Queue(jobs, 1)
+    table, lines = _LiveTable(TABLES["B1"], queue), _Lines(TABLES["B1"], queue)
+    with benchmark_lock(print):
+        for _ in range(2):
+            lines.show()
+        assert table.lines()[-1].endswith(", waiting for a benchmark")
+    lines.show()
+    assert capsys.readouterr().out == "waiting for a benchmark\n"
+    assert "waiting for" not in table.lines()[-1]
 
 
 def test_frozen_filters_are_a_column_of_convolutional_rows_only(tmp_path: Path) -> None:
