@@ -148,6 +148,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         data.load("minst")
 
 
+@pytest.mark.data
 @pytest.mark.skipif("FASTALIGN_DATA" not in os.environ, reason="FASTALIGN_DATA does not point to MNIST")
 def test_real_mnist() -> None:
     splits = data.load("mnist")

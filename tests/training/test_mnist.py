@@ -11,7 +11,10 @@ from fastalign.data import Dataset, Splits
 from fastalign.experiments import experiment
 from fastalign.training.loop import Trainer
 
-pytestmark = pytest.mark.skipif("FASTALIGN_DATA" not in os.environ, reason="FASTALIGN_DATA does not point to MNIST")
+pytestmark = [
+    pytest.mark.data,
+    pytest.mark.skipif("FASTALIGN_DATA" not in os.environ, reason="FASTALIGN_DATA does not point to MNIST"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -206,7 +206,7 @@ def errors_of_an_update(rule: str, name: str, dtype: torch.dtype, seed: int) -> 
     step.step(*last)
     plain, exact = trained
     return [
-        tuple(((one - e).norm() / e.norm()).item() for one, e in zip(its, exact, strict=True))  # type: ignore[misc]
+        tuple(((one - e).norm() / e.norm()).item() for one, e in zip(its, exact, strict=True))
         for its in (weights_and_velocities(fused, fused_optimizer), plain)
     ]
 
