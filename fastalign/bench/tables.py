@@ -137,7 +137,7 @@ def steps_table(rows: Sequence[Row]) -> Table:
                     short(way),
                     spread(variants[way]),
                     speed(row, way),
-                    "" if way == "floor" else f"{'−' if over < 0 else '+'}{figure(abs(over))}",
+                    "" if way == "floor" else f"{over:+.0f}" if abs(over) < 1e4 else "-+"[over > 0] + figure(abs(over)),
                     *(times(ratio(row, way, other)) for other in ("floor", best_plain(row), BP, COMPILED_BP)),
                 )
             )

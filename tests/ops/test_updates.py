@@ -305,12 +305,13 @@ def chain(number: int, kind: Kind, alike: bool) -> list[Layer]:
     return [Layer.draw(kind=kind, size=size, seed=i) for i, size in enumerate(sizes)]
 
 
+@pytest.mark.parametrize("alike", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("kind", "most"), [(Kind.WRITE, 403), (Kind.MOMENTUM, 336), (Kind.ADAM, 288)])
-def test_layers_that_fit_into_a_launch(kind: Kind, most: int) -> None:
-    for alike in (True, False):
-        assert check_all(chain(most, kind, alike)).launches == 1
+def test_layers_that_fit_into_a_launch(kind: Kind, most: int, alike: bool) -> None:
+    assert check_all(chain(most, kind, alike)).launches == 1
 
 
+@pytest.mark.slow
 def test_more_layers_than_fit_into_a_launch() -> None:
     assert 1 < check_all(chain(700, Kind.ADAM, alike=False)).launches <= 3
 
