@@ -50,6 +50,12 @@ BACKENDS = {
     "cuda": Backend("cuda", gpu.missing(), gpu.kernel),
 }
 
+# A GPU's only where there is one, or where it is asked for.
+TESTED = [name for name in BACKENDS if name != "cuda" or gpu.missing() is None or gpu.REQUIRED]
+
+# Tests of what the library has no part in.
+without_library = pytest.mark.parametrize("backend", [b for b in TESTED if b != "emulated-library"], indirect=True)
+
 needs_native = "" if _native.module is not None else str(_native.why_not)
 
 
@@ -336,6 +342,8 @@ CASES: dict[str, _Case] = {
     ),
 }
 
+# On CUDA the library may multiply for them.
+WITH_PRODUCT = {op for op in CASES if op.startswith(("feedback_term", "linear", "dfa", "pepita_linear", "modulate"))}
 ON_CPU_ALONE = {"feedback_steps_", "max_pool2d_forward", "max_pool2d_backward"}
 WITH_ACTIVATION = [op for op in CASES if "activation" in SCHEMAS[op]]
 WITH_OUTPUT = [op for op in CASES if "given_output" in SCHEMAS[op]]

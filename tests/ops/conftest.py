@@ -6,10 +6,7 @@ from typing import Any
 
 import gpu
 import pytest
-from cases import BACKENDS, ON_CPU_ALONE, Backend
-
-# A GPU's only where there is one, or where it is asked for.
-TESTED = [name for name in BACKENDS if name != "cuda" or gpu.missing() is None or gpu.REQUIRED]
+from cases import BACKENDS, ON_CPU_ALONE, TESTED, WITH_PRODUCT, Backend
 
 
 @pytest.fixture(params=TESTED)
@@ -22,10 +19,13 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Drop the tests of ops on backends that have no kernel for them."""
+    """Drop the tests of ops on backends that have no kernel for them, or none by the library."""
 
-    def has_a_kernel(item: Any) -> bool:
+    def is_there(item: Any) -> bool:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        return not (parameters.get("backend", "").startswith("emulated") and parameters.get("op") in ON_CPU_ALONE)
+        backend, op = parameters.get("backend"), parameters.get("op")
+        if backend == "emulated-library" and op is not None:
+            return op in WITH_PRODUCT
+        return backend != "emulated" or op not in ON_CPU_ALONE
 
-    items[:] = [item for item in items if has_a_kernel(item)]
+    items[:] = [item for item in items if is_there(item)]

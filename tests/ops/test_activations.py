@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DTYPES, Backend, assert_results, needs_native, run_plain
+from cases import DTYPES, Backend, assert_results, needs_native, run_plain, without_library
 from torch import Tensor
 
 from fastalign import reference
@@ -30,6 +30,7 @@ def check(backend: Backend, op: str, *values: Any) -> None:
     assert_results(backend.run(op, values), op, values)
 
 
+@without_library
 @dtypes
 @activations
 def test_forward(backend: Backend, activation: Activation, dtype: torch.dtype) -> None:
@@ -38,6 +39,7 @@ def test_forward(backend: Backend, activation: Activation, dtype: torch.dtype) -
         check(backend, "activation_forward", part, activation, 0.0, None)
 
 
+@without_library
 @dtypes
 @activations
 def test_backward(backend: Backend, activation: Activation, dtype: torch.dtype) -> None:
@@ -45,6 +47,7 @@ def test_backward(backend: Backend, activation: Activation, dtype: torch.dtype) 
         check(backend, "activation_backward", torch.ones_like(part), part, activation, False, 0.0, None)
 
 
+@without_library
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=["float32", "bfloat16", "float16"])
 @activations
 @pytest.mark.parametrize("size", [1e-6, 1e-3, 0.1, 0.3, 1.0, 10.0, 100.0])
@@ -54,6 +57,7 @@ def test_difference(backend: Backend, size: float, activation: Activation, dtype
         check(backend, "activation_difference", part, delta, activation, 0.0, None)
 
 
+@without_library
 @activations
 @pytest.mark.parametrize("size", [1e-6, 1e-3, 0.1, 0.3, 1.0, 10.0, 100.0])
 def test_difference_in_float64(backend: Backend, size: float, activation: Activation) -> None:
@@ -101,6 +105,7 @@ def test_specials_as_in_plain_pytorch(backend: Backend, dtype: torch.dtype, op: 
             assert actual.item() == plain.item(), (a[one], b[one])
 
 
+@without_library
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_every_half_goes_through_unchanged(backend: Backend, dtype: torch.dtype) -> None:
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
@@ -110,6 +115,7 @@ def test_every_half_goes_through_unchanged(backend: Backend, dtype: torch.dtype)
     assert same[~numbers].isnan().all()
 
 
+@without_library
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_halves_are_rounded_to_nearest_even(backend: Backend, dtype: torch.dtype) -> None:
     """The product of two halves, exact in float32, rounds as torch rounds it: ties, denormals and overflow too."""

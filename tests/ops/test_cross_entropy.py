@@ -5,7 +5,7 @@ from __future__ import annotations
 import emulator
 import pytest
 import torch
-from cases import DTYPES, Arguments, Backend, Draw, assert_results
+from cases import DTYPES, Arguments, Backend, Draw, assert_results, without_library
 from torch import Tensor
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
@@ -25,6 +25,7 @@ def check(backend: Backend, values: Arguments) -> tuple[Tensor, ...]:
 
 # Around the classes at which a row takes more threads; rows in several turns of one block, in several blocks, in
 # several turns of those; classes beyond a block's threads.
+@without_library
 @dtypes
 @pytest.mark.parametrize("mean", [True, False], ids=["mean", "sum"])
 @pytest.mark.parametrize(
@@ -35,6 +36,7 @@ def test_shapes(backend: Backend, samples: int, classes: int, mean: bool, dtype:
     check(backend, drawn(samples, classes, dtype, mean))
 
 
+@without_library
 @pytest.mark.parametrize("mean", [True, False], ids=["mean", "sum"])
 @pytest.mark.parametrize("samples", [0, 5, 600])
 def test_no_sample_counts(backend: Backend, samples: int, mean: bool) -> None:
@@ -45,6 +47,7 @@ def test_no_sample_counts(backend: Backend, samples: int, mean: bool) -> None:
     assert not gradient.any()
 
 
+@without_library
 @dtypes
 def test_labels_and_outputs_of_any_strides(backend: Backend, dtype: torch.dtype) -> None:
     outputs, labels, mean = drawn(70, 12, dtype)
@@ -53,6 +56,7 @@ def test_labels_and_outputs_of_any_strides(backend: Backend, dtype: torch.dtype)
         check(backend, (values, apart, mean))
 
 
+@without_library
 @dtypes
 def test_large_outputs(backend: Backend, dtype: torch.dtype) -> None:
     """Whose exponentials overflow, each on its own, and of which the largest may stand anywhere."""
@@ -61,6 +65,7 @@ def test_large_outputs(backend: Backend, dtype: torch.dtype) -> None:
         check(backend, (torch.cat((outputs, -outputs)), torch.arange(2 * classes) % classes, True))
 
 
+@without_library
 @dtypes
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_what_is_no_number_stays_in_its_row(backend: Backend, value: float, dtype: torch.dtype) -> None:
@@ -72,6 +77,7 @@ def test_what_is_no_number_stays_in_its_row(backend: Backend, value: float, dtyp
     assert loss.isfinite() == (value == float("-inf"))
 
 
+@without_library
 @pytest.mark.parametrize("label", [-1, -101, 10, 1 << 40, -(1 << 62)])
 def test_a_label_that_is_no_class_is_an_error(backend: Backend, label: int) -> None:
     if backend.name == "cuda":

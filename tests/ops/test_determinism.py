@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from cases import CASES, DTYPES, Arguments, Backend, Options, Size, arguments, needs_native
+from cases import BACKENDS, CASES, DTYPES, TESTED, Arguments, Backend, Options, Size, arguments, needs_native
 from torch import Tensor
 
 from fastalign.ops.schemas import kernels
@@ -39,15 +39,15 @@ def large(op: str, dtype: torch.dtype) -> Arguments:
     return arguments(op, dtype, LARGE, Options(dropout=0.0 if op in BY_LIBRARY else 0.2))
 
 
-def skip_emulated(backend: Backend) -> None:
-    if backend.name.startswith("emulated"):
-        pytest.skip("the emulator runs every call of every test in several orders of its threads")
+@pytest.fixture(params=[name for name in TESTED if not name.startswith("emulated")])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Not the emulator, which runs every call of every test in several orders of its threads."""
+    return BACKENDS[request.param]
 
 
 @dtypes
 @pytest.mark.parametrize("op", CASES)
 def test_same_bits_at_every_run(backend: Backend, op: str, dtype: torch.dtype) -> None:
-    skip_emulated(backend)
     first = backend.run(op, large(op, dtype))
     assert all(same(first, backend.run(op, large(op, dtype))) for _ in range(3))
 
@@ -56,7 +56,6 @@ def test_same_bits_at_every_run(backend: Backend, op: str, dtype: torch.dtype) -
 @dtypes
 @pytest.mark.parametrize("op", [op for op in CASES if op not in BY_LIBRARY])
 def test_same_bits_with_any_number_of_threads(backend: Backend, op: str, dtype: torch.dtype, threads: None) -> None:
-    skip_emulated(backend)
     results = []
     for number in (1, 2, 3, 5):
         torch.set_num_threads(number)
@@ -70,7 +69,6 @@ def test_same_bits_with_any_number_of_threads(backend: Backend, op: str, dtype: 
 def test_biases_have_the_same_bits_with_any_number_of_threads(
     backend: Backend, op: str, dtype: torch.dtype, threads: None
 ) -> None:
-    skip_emulated(backend)
     biases = []
     for number in (1, 2, 3, 5):
         torch.set_num_threads(number)

@@ -19,6 +19,7 @@ from cases import (
     Size,
     arguments,
     assert_results,
+    without_library,
 )
 
 from fastalign import reference
@@ -218,6 +219,7 @@ def test_transposed_feedback(backend: Backend, dtype: torch.dtype) -> None:
         check(backend, "feedback_term", (signal, feedback.T.contiguous().T, *rest))
 
 
+@without_library
 @pytest.mark.parametrize(
     ("convolution", "pre", "post"),
     [
@@ -253,6 +255,7 @@ def test_convolution(
     check(backend, "pepita_conv2d_update", (h, h_mod, x, *convolution))
 
 
+@without_library
 @dtypes
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_convolution_of_what_is_no_number(backend: Backend, value: float, dtype: torch.dtype) -> None:
@@ -279,6 +282,7 @@ WINDOWS: list[Arguments] = [
 ]
 
 
+@without_library
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
 @pytest.mark.parametrize("size", [(11, 9), (5, 24), (7, 75)], ids=str)
 @dtypes
@@ -292,6 +296,7 @@ def test_pooling(backend: Backend, size: tuple[int, int], window: Arguments, dty
     check(backend, "max_pool2d_difference", (ties, delta, *window))
 
 
+@without_library
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
 @pytest.mark.parametrize("size", [(11, 9), (5, 24), (7, 75)], ids=str)
 @dtypes
@@ -310,6 +315,7 @@ def test_pooling_and_back(backend: Backend, size: tuple[int, int], window: Argum
         check(backend, "max_pool2d_backward", (signal, values, a, Activation.SILU, False, 0.5, seed, *window))
 
 
+@without_library
 @pytest.mark.parametrize("size", [(8, 8), (15, 15), (70, 31), (71, 60), (3, 512), (2, 513)], ids=str)
 @dtypes
 def test_pooling_by_bands(backend: Backend, size: tuple[int, int], dtype: torch.dtype) -> None:
@@ -323,6 +329,7 @@ def test_pooling_by_bands(backend: Backend, size: tuple[int, int], dtype: torch.
     check(backend, "max_pool2d_backward", (signal, h, a, Activation.SILU, False, 0.5, seed, *window))
 
 
+@without_library
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_pooling_of_what_is_no_number(backend: Backend, value: float) -> None:
     """As in plain PyTorch, in h, in Δh or in both, among numbers or where a window has nothing else."""
@@ -337,12 +344,14 @@ def test_pooling_of_what_is_no_number(backend: Backend, value: float) -> None:
         check(backend, "max_pool2d_difference", (one, other, [3, 3], [1, 1], [1, 1], [1, 1], False))
 
 
+@without_library
 def test_pooling_of_a_map_smaller_than_the_window(backend: Backend) -> None:
     generator = torch.Generator().manual_seed(0)
     h, delta = (torch.randn(2, 3, 1, 2, generator=generator) for _ in range(2))
     check(backend, "max_pool2d_difference", (h, delta, [2, 3], [2, 3], [0, 1], [1, 1], True))
 
 
+@without_library
 def test_pooling_keeps_the_difference_exact(backend: Backend) -> None:
     """Where the maximum stays at its place the result is Δh, to the last bit."""
     h, delta = torch.tensor([[[[1000.0, 0], [0, 0]]]]), torch.tensor([[[[1e-6, 9], [9, 9]]]])

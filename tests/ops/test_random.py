@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import BACKENDS, DTYPES, Backend, needs_native
+from cases import BACKENDS, DTYPES, Backend, needs_native, without_library
 
 from fastalign import reference
 from fastalign.activations import Activation
@@ -50,6 +50,7 @@ def test_reference_words(seed: int) -> None:
     assert words == [word for counter in range(3) for word in philox((counter, 0, 0, 0), key)][:11]
 
 
+@without_library
 @pytest.mark.parametrize("seed", [0, -1, 2**63 - 1, -(2**63), 1234567890123456789])
 @pytest.mark.parametrize("p", [2**-32, 0.1, 0.5, 0.9, 1 - 2**-32, 1.0])
 def test_dropped_elements(backend: Backend, p: float, seed: int) -> None:
@@ -61,6 +62,7 @@ def test_dropped_elements(backend: Backend, p: float, seed: int) -> None:
         assert torch.allclose(actual, expected, rtol=1e-6)
 
 
+@without_library
 def test_threshold(backend: Backend) -> None:
     """An element is kept from its word / 2³² being p on: at exactly that p, not beyond it."""
     key = torch.tensor([5])
@@ -91,6 +93,7 @@ def test_all_ops_drop_the_same_elements(backend: Backend, dtype: torch.dtype) ->
             assert torch.equal(backend.run(op, values)[0] != 0, kept), op
 
 
+@without_library
 def test_rate(backend: Backend) -> None:
     """A million draws: the share that is kept is 1 − p within five standard deviations, and the mean stays."""
     (h,) = backend.run("activation_forward", (torch.ones(1000, 1000), Activation.IDENTITY, 0.2, torch.tensor([3])))
@@ -99,6 +102,7 @@ def test_rate(backend: Backend) -> None:
     assert abs(h.double().mean().item() - 1) < 5 * deviation / 0.8
 
 
+@without_library
 def test_dropped_infinities_become_nan(backend: Backend) -> None:
     """A factor of 0 is multiplied, not chosen, as in plain PyTorch."""
     (h,) = backend.run(

@@ -286,29 +286,31 @@ def test_launches_do_not_depend_on_the_number_of_layers(bindings: Bindings, op: 
 
 
 @pytest.mark.parametrize("descent", [Descent.SGD, Descent.ADAM], ids=["sgd", "adam"])
-def test_a_backward_pass_of_direct_feedback_is_two_launches_at_any_depth(bindings: Bindings, descent: Descent) -> None:
+@pytest.mark.parametrize("depth", [3, 100, pytest.param(250, marks=pytest.mark.slow)])
+def test_a_backward_pass_of_direct_feedback_is_two_launches_at_any_depth(
+    bindings: Bindings, depth: int, descent: Descent
+) -> None:
     """No two layers are of one width, so that as little is alike as can be."""
-    for depth in (3, 100, 250):
-        draw, widths = Draw(torch.float32), [3 + layer for layer in range(depth + 1)]
-        layers = list(zip(widths[1:], widths, strict=False))
-        kept = [draw(2, units) for units, _ in layers]
-        feedback = [draw(units, 4) for units, _ in layers]
-        deltas, projections = bindings.run("feedback_terms", (draw(2, 4), feedback, kept, Activation.TANH, False))
-        steps = (
-            [draw(*shape) for shape in layers],
-            [draw(units) for units, _ in layers],
-            [state for shape in layers for state in draw.states(descent, *shape)],
-            [state for units, _ in layers for state in draw.states(descent, units)],
-            list(deltas),
-            [draw(2, inputs) for _, inputs in layers],
-            [1.0] * depth,
-            descent,
-            Options().settings,
-        )
-        assert (projections, bindings.run("linear_steps_", steps)[1]) == (1, 1)
-        parameters, gradients = [*steps[0], *steps[1]], [draw(*p.shape) for p in (*steps[0], *steps[1])]
-        passes = (parameters, [*steps[2], *steps[3]], gradients, descent, Options().settings)
-        assert bindings.run("optimizer_steps_", passes)[1] == 1
+    draw, widths = Draw(torch.float32), [3 + layer for layer in range(depth + 1)]
+    layers = list(zip(widths[1:], widths, strict=False))
+    kept = [draw(2, units) for units, _ in layers]
+    feedback = [draw(units, 4) for units, _ in layers]
+    deltas, projections = bindings.run("feedback_terms", (draw(2, 4), feedback, kept, Activation.TANH, False))
+    steps = (
+        [draw(*shape) for shape in layers],
+        [draw(units) for units, _ in layers],
+        [state for shape in layers for state in draw.states(descent, *shape)],
+        [state for units, _ in layers for state in draw.states(descent, units)],
+        list(deltas),
+        [draw(2, inputs) for _, inputs in layers],
+        [1.0] * depth,
+        descent,
+        Options().settings,
+    )
+    assert (projections, bindings.run("linear_steps_", steps)[1]) == (1, 1)
+    parameters, gradients = [*steps[0], *steps[1]], [draw(*p.shape) for p in (*steps[0], *steps[1])]
+    passes = (parameters, [*steps[2], *steps[3]], gradients, descent, Options().settings)
+    assert bindings.run("optimizer_steps_", passes)[1] == 1
 
 
 def test_no_kernel_has_a_fault(bindings: Bindings) -> None:
