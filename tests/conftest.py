@@ -28,6 +28,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in _beyond_pairs(items):
         item.add_marker("slow")
     if gpu.missing() is not None and not gpu.REQUIRED:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("gpu")])
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]
         config.stash[NEED_A_GPU] = True
 

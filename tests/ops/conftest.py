@@ -18,7 +18,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Drop the tests of ops on backends that have no kernel for them, or none by the library."""
 
     def is_there(item: Any) -> bool:
@@ -28,4 +28,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             return op in WITH_PRODUCT
         return backend != "emulated" or op not in ON_CPU_ALONE
 
+    config.hook.pytest_deselected(items=[item for item in items if not is_there(item)])
     items[:] = [item for item in items if is_there(item)]
