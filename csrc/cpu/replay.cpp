@@ -88,13 +88,13 @@ Tensor times(const Tensor& x, double factor) {
     return result;
   }
   AtenTensorHandle result = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mul_Scalar(x.get(), factor, &result));
+  check_call("mul", aoti_torch_cpu_mul_Scalar(x.get(), factor, &result));
   return Tensor(result);
 }
 
 Tensor plus(const Tensor& x, const Tensor& y, double factor) {
   AtenTensorHandle result = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_add_Tensor(x.get(), y.get(), factor, &result));
+  check_call("add", aoti_torch_cpu_add_Tensor(x.get(), y.get(), factor, &result));
   return Tensor(result);
 }
 
@@ -107,8 +107,8 @@ Tensor product(const Tensor& left, const Tensor& right) {
 
 Tensor permuted(const Tensor& x, const std::vector<int64_t>& dimensions) {
   AtenTensorHandle result = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_cpu_permute(x.get(), dimensions.data(), static_cast<int64_t>(dimensions.size()), &result));
+  check_call("permute",
+             aoti_torch_cpu_permute(x.get(), dimensions.data(), static_cast<int64_t>(dimensions.size()), &result));
   return Tensor(result);
 }
 
@@ -116,14 +116,13 @@ Tensor joined(const std::vector<Tensor>& parts, int64_t dimension) {
   std::vector<AtenTensorHandle> handles;
   for (const Tensor& part : parts) handles.push_back(part.get());
   AtenTensorHandle result = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_cpu_cat(handles.data(), static_cast<int64_t>(handles.size()), dimension, &result));
+  check_call("cat", aoti_torch_cpu_cat(handles.data(), static_cast<int64_t>(handles.size()), dimension, &result));
   return Tensor(result);
 }
 
 Tensor part(const Tensor& x, int64_t dimension, int64_t first, int64_t last, int64_t step) {
   AtenTensorHandle result = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_slice_Tensor(x.get(), dimension, &first, &last, step, &result));
+  check_call("slice", aoti_torch_cpu_slice_Tensor(x.get(), dimension, &first, &last, step, &result));
   return Tensor(result);
 }
 
@@ -131,14 +130,14 @@ Tensor part(const Tensor& x, int64_t dimension, int64_t first, int64_t last, int
 Tensor selected(const Tensor& matrix, int64_t dimension, const Tensor& index) {
   check_shape("index", index, {-1});
   check_shape("classes", matrix, {-1, -1});
-  STD_TORCH_CHECK(dimension == 0 && index.scalar_type() == ScalarType::Long, "expected rows by int64 indices");
+  FASTALIGN_CHECK(dimension == 0 && index.scalar_type() == ScalarType::Long, "expected rows by int64 indices");
   const Tensor from = row_major(matrix), numbers = row_major(index);
   const int64_t sizes[] = {index.size(0), matrix.size(1)};
   Tensor rows = empty({sizes, 2}, matrix.scalar_type());
   const int64_t bytes = sizes[1] * (is_half(from) ? 2 : dtype_of(from) == Dtype::float64 ? 8 : 4);
   const int64_t* number = numbers.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < sizes[0]; ++i) {
-    STD_TORCH_CHECK(number[i] >= 0 && number[i] < from.size(0), "target: expected class indices from 0 to ",
+    FASTALIGN_CHECK(number[i] >= 0 && number[i] < from.size(0), "target: expected class indices from 0 to ",
                     from.size(0) - 1, ", got ", number[i]);
     std::memcpy(static_cast<char*>(rows.mutable_data_ptr()) + i * bytes,
                 static_cast<const char*>(from.const_data_ptr()) + number[i] * bytes, bytes);
@@ -194,7 +193,7 @@ StableIValue value_of(const Argument& argument, const std::vector<std::optional<
     case 'F':
       return from(argument.numbers);
     default:
-      STD_TORCH_CHECK(false, "expected an argument's kind, got ", argument.kind);
+      fail("expected an argument's kind, got ", argument.kind);
   }
 }
 
@@ -247,7 +246,7 @@ std::vector<Tensor> run_program(int64_t number, const std::vector<Tensor>& input
   {
     const std::lock_guard<std::mutex> lock(mutex);
     const auto found = programs.find(number);
-    STD_TORCH_CHECK(found != programs.end(), "program: expected one that was made, got ", number);
+    FASTALIGN_CHECK(found != programs.end(), "program: expected one that was made, got ", number);
     program = found->second;
   }
   std::vector<std::optional<Tensor>> slots(inputs.begin(), inputs.end());

@@ -11,6 +11,7 @@
 #include <optional>
 #include <vector>
 
+#include "check.h"
 #include "cpu/kernels.h"
 
 namespace fastalign {
