@@ -30,6 +30,7 @@ TwoTensors cross_entropy_cpu(const Tensor& outputs, const Tensor& labels, bool m
   check_shape("labels", labels, {outputs.size(0)});
   FASTALIGN_CHECK(labels.scalar_type() == ScalarType::Long, "labels: expected the dtype int64");
   FASTALIGN_CHECK(labels.is_cpu(), "labels: expected a tensor on the CPU, as the outputs");
+  check_memory(labels);
   const int64_t rows = outputs.size(0), classes = outputs.size(1);
   const Tensor logits = row_major(outputs), indices = row_major(labels);
   const int64_t count = counted(indices, classes);

@@ -14,6 +14,7 @@ Settings settings_from(const Tensor& tensor) {
   FASTALIGN_CHECK(tensor.scalar_type() == ScalarType::Double && tensor.is_cpu(),
                   "settings: expected dtype float64 on the CPU");
   check_shape("settings", tensor, {number_of_settings});
+  check_memory(tensor);
   const double* values = static_cast<const double*>(tensor.const_data_ptr());
   const auto value = [&](int64_t i) { return values[i * tensor.stride(0)]; };
   return {value(0), value(1), value(2), value(3), value(4), value(5), value(6)};

@@ -42,7 +42,14 @@ void check_alike(std::initializer_list<const Tensor*> tensors) {
     FASTALIGN_CHECK(tensor->scalar_type() == first.scalar_type(), "expected tensors of one dtype, got ",
                     toString(first.scalar_type()), " and ", toString(tensor->scalar_type()));
     FASTALIGN_CHECK(tensor->is_cpu(), "expected tensors on one device, got the CPU and another");
+    check_memory(*tensor);
   }
+}
+
+void check_memory(const Tensor& tensor) {
+  FASTALIGN_CHECK(tensor.const_data_ptr() != nullptr || tensor.numel() == 0,
+                  "expected tensors in memory, got one of shape ", shape_of(tensor.sizes()),
+                  " whose storage was freed");
 }
 
 void check_pairs(std::initializer_list<const std::vector<int64_t>*> lists) {
@@ -134,6 +141,7 @@ Dropout dropout_of(double p, const std::optional<Tensor>& seed) {
   FASTALIGN_CHECK(seed.has_value(), "seed: expected a tensor where dropout is positive, got none");
   FASTALIGN_CHECK(seed->scalar_type() == ScalarType::Long && seed->numel() == 1 && seed->is_cpu(),
                   "seed: expected one int64 on the CPU");
+  check_memory(*seed);
   Dropout dropout = dropout_of(p);
   dropout.key = static_cast<uint64_t>(*static_cast<const int64_t*>(seed->const_data_ptr()));
   return dropout;

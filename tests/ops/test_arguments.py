@@ -112,6 +112,10 @@ def test_raw_ops_refuse_tensors_that_do_not_fit(op: str) -> None:
             continue
         with refused("dtype"):
             kernel(*values[:index], value.int(), *values[index + 1 :])
+        freed = value.clone()
+        freed.untyped_storage().resize_(0)
+        with refused("storage was freed"):
+            kernel(*values[:index], freed, *values[index + 1 :])
         for dimension, other in enumerate(altered(value)):
             free = (op, argument.name, dimension) in FREE or (op in ANY_RANK and dimension == value.dim())
             if not free and op not in ANY_SHAPE:
