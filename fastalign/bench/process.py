@@ -6,7 +6,6 @@ python -m fastalign.bench.process PLAN ROWS    # one of them: a pickled plan in,
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import torch
 from fastalign.bench import environment, memory, ops, scaling, steps
 from fastalign.bench.plan import Plan
 from fastalign.bench.summary import merge
+from fastalign.child import python_command
 from fastalign.errors import RunError
 
 Rows = list[dict[str, Any]]
@@ -50,19 +50,11 @@ def run(plan: Plan, tell: Callable[[str], None], keep: Callable[[dict[str, Any]]
 
 
 def _in_a_process(plan: Plan, number: int, tell: Callable[[str], None]) -> Rows:
-    package = str(Path(__file__).resolve().parents[2])
-    paths = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryDirectory() as folder:
         plan_file, rows_file = Path(folder, "plan"), Path(folder, "rows")
         plan_file.write_bytes(pickle.dumps((plan, number)))
-        command = [sys.executable, "-m", "fastalign.bench.process", str(plan_file), str(rows_file)]
-        with subprocess.Popen(
-            command,
-            env={**os.environ, "PYTHONPATH": paths},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as process:
+        command = python_command("fastalign.bench.process", str(plan_file), str(rows_file))
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             said = []
             assert process.stdout is not None
             for line in process.stdout:
