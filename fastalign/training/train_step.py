@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastalign.nn import Sequential
+from fastalign.nn.sequential import check_learns_by_rule
 from fastalign.nn.watch import Watch
 from fastalign.ops.autocast import autocasts
 from fastalign.training.graphs import CapturedProgram, graphs_of
@@ -62,6 +63,7 @@ class TrainStep:
             a memory that does not grow with depth (DFA, DRTP, IFA, PEPITA; not recorded).
 
     Raises:
+        TypeError: for another network than a Sequential of `fastalign.nn`.
         ValueError: for an unknown loss, reduction or memory, or a network without a rule.
     """
 
@@ -74,6 +76,7 @@ class TrainStep:
         reduction: str = "mean",
         memory: str = "store",
     ) -> None:
+        check_learns_by_rule(network)
         if network.rule is None:
             raise ValueError("network: expected one with a rule (set_rule), got None")
         if reduction not in REDUCTIONS:
