@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,13 +19,14 @@ from typing import Any
 import torch
 
 from fastalign.bench import environment
+from fastalign.child import python_command
 
 EXPERIMENT, RULE = "pepita/mnist-fc", "pepita"
 
 
 def train(seeds: list[str], epochs: int, folder: Path) -> float:
     """Seconds that one `fastalign train` takes."""
-    command = [sys.executable, "-m", "fastalign", "train", EXPERIMENT, "--rule", RULE, "--epochs", str(epochs)]
+    command = python_command("fastalign", "train", EXPERIMENT, "--rule", RULE, "--epochs", str(epochs))
     start = time.perf_counter()
     subprocess.run([*command, *seeds, "--out", str(folder)], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start

@@ -11,12 +11,12 @@ import argparse
 import json
 import shlex
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from fastalign.bench import environment
+from fastalign.child import python_command
 
 RUNS = (
     "pepita/mnist-fc --rule pepita --epochs 10",
@@ -32,7 +32,7 @@ RUNS = (
 def run(arguments: str) -> dict[str, Any]:
     """Train once; the command, the metrics of every epoch, and of the last one by itself."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "fastalign", "train", *shlex.split(arguments), "--out", f"{folder}/run"]
+        command = python_command("fastalign", "train", *shlex.split(arguments), "--out", f"{folder}/run")
         subprocess.run(command, check=True)
         lines = Path(folder, "run", "metrics.jsonl").read_text().splitlines()
     epochs = [json.loads(line) for line in lines]

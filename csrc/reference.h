@@ -11,6 +11,8 @@
 #include <string>
 #include <tuple>
 
+#include "check.h"
+
 namespace fastalign {
 
 // A result as it lies on the dispatcher's stack.
@@ -37,7 +39,7 @@ Result call_reference(const char* op, const Arguments&... arguments) {
   std::array<StableIValue, std::max(sizeof...(Arguments), most_results)> stack{
       torch::stable::detail::from(arguments)...};
   const std::string name = std::string("fastalign_reference::") + op;
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name.c_str(), "", stack.data(), TORCH_ABI_VERSION));
+  check_call(op, torch_call_dispatcher(name.c_str(), "", stack.data(), TORCH_ABI_VERSION));
   return OnStack<Result>::take(stack.data());
 }
 

@@ -288,6 +288,9 @@ def optimizer_steps_(
     the optimizer has, one after the other, of its shape and dtype. settings (7,) in float64, on their device.
     """
     kind = Descent(descent)
+    for p in parameter:
+        if settings.device != p.device:  # else 0-d tensors of the CPU would mix with any
+            raise ValueError(f"settings: expected device {p.device}, that of the parameters, got {settings.device}")
     numbers = Settings(*settings.unbind())  # type: ignore[arg-type]  # 0-d tensors in place of floats
     for i, (p, g) in enumerate(zip(parameter, gradient, strict=True)):
         _descend(p, state[i * kind.states : (i + 1) * kind.states], _wide(g), kind, numbers)

@@ -21,7 +21,7 @@ Tensor activation_forward_cpu(const Tensor& a, int64_t activation, double dropou
 Tensor activation_backward_cpu(const Tensor& signal, const Tensor& kept, int64_t activation, bool given_output,
                                double dropout, const MaybeTensor& seed) {
   check_alike({&kept, &signal});
-  STD_TORCH_CHECK(signal.numel() == kept.numel(), "signal: expected the ", kept.numel(), " elements of kept, got ",
+  FASTALIGN_CHECK(signal.numel() == kept.numel(), "signal: expected the ", kept.numel(), " elements of kept, got ",
                   signal.numel());
   const Tensor values = row_major(signal), operand = row_major(kept);
   Tensor delta = empty(kept.sizes(), kept.scalar_type());
@@ -36,7 +36,7 @@ Tensor activation_backward_cpu(const Tensor& signal, const Tensor& kept, int64_t
 Tensor activation_difference_cpu(const Tensor& a, const Tensor& delta_a, int64_t activation, double dropout,
                                  const MaybeTensor& seed) {
   check_alike({&a, &delta_a});
-  STD_TORCH_CHECK(delta_a.numel() == a.numel(), "delta_a: expected the ", a.numel(), " elements of a, got ",
+  FASTALIGN_CHECK(delta_a.numel() == a.numel(), "delta_a: expected the ", a.numel(), " elements of a, got ",
                   delta_a.numel());
   const Tensor values = row_major(delta_a), operand = row_major(a);
   Tensor delta_h = empty(a.sizes(), a.scalar_type());

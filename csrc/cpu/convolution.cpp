@@ -24,14 +24,14 @@ struct Convolution {
 void check(const Convolution& c, const Tensor& post, const Tensor& pre) {
   check_pairs({&c.kernel_size, &c.stride, &c.padding, &c.dilation});
   check_shape("pre", pre, {post.size(0), -1, -1, -1});
-  STD_TORCH_CHECK(c.groups >= 1 && post.size(1) % c.groups == 0 && pre.size(1) % c.groups == 0,
+  FASTALIGN_CHECK(c.groups >= 1 && post.size(1) % c.groups == 0 && pre.size(1) % c.groups == 0,
                   "groups: expected a divisor of ", post.size(1), " and ", pre.size(1), ", got ", c.groups);
   for (int i = 0; i < 2; ++i) {
     const bool valid = c.kernel_size[i] >= 1 && c.stride[i] >= 1 && c.padding[i] >= 0 && c.dilation[i] >= 1;
-    STD_TORCH_CHECK(valid, "expected kernel_size, stride and dilation of at least 1 and padding of at least 0");
+    FASTALIGN_CHECK(valid, "expected kernel_size, stride and dilation of at least 1 and padding of at least 0");
     const int64_t size =
         (pre.size(2 + i) + 2 * c.padding[i] - c.dilation[i] * (c.kernel_size[i] - 1) - 1) / c.stride[i] + 1;
-    STD_TORCH_CHECK(size == post.size(2 + i), "post: expected maps as the convolution of pre gives, ", size,
+    FASTALIGN_CHECK(size == post.size(2 + i), "post: expected maps as the convolution of pre gives, ", size,
                     " at dimension ", 2 + i, ", got ", post.size(2 + i));
   }
 }
@@ -45,11 +45,12 @@ Tensor kernel_gradient(const Tensor& post, const Tensor& pre, const Convolution&
   const Tensor kernel = view(number, {sizes, 4}, {no_strides, 4});  // only its shape is used
   const int32_t only_kernel[] = {0, 1, 0};
   AtenTensorHandle input_gradient = nullptr, kernel_gradient = nullptr, bias_gradient = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_convolution_backward(
-      post.get(), pre.get(), kernel.get(), nullptr, 0, c.stride.data(), 2, c.padding.data(), 2, c.dilation.data(), 2, 0,
-      no_output_padding, 2, c.groups, only_kernel, 3, &input_gradient, &kernel_gradient, &bias_gradient));
+  check_call("convolution_backward", aoti_torch_cpu_convolution_backward(
+                                         post.get(), pre.get(), kernel.get(), nullptr, 0, c.stride.data(), 2,
+                                         c.padding.data(), 2, c.dilation.data(), 2, 0, no_output_padding, 2, c.groups,
+                                         only_kernel, 3, &input_gradient, &kernel_gradient, &bias_gradient));
   for (AtenTensorHandle unused : {input_gradient, bias_gradient}) {
-    if (unused != nullptr) STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_delete_tensor_object(unused));
+    if (unused != nullptr) check_call("delete", aoti_torch_delete_tensor_object(unused));
   }
   return Tensor(kernel_gradient);
 }

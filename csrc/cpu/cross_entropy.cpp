@@ -15,7 +15,7 @@ int64_t counted(const Tensor& labels, int64_t classes) {
   const int64_t* label = labels.const_data_ptr<int64_t>();
   int64_t count = 0;
   for (int64_t i = 0; i < labels.size(0); ++i) {
-    STD_TORCH_CHECK(label[i] == ignored || (label[i] >= 0 && label[i] < classes),
+    FASTALIGN_CHECK(label[i] == ignored || (label[i] >= 0 && label[i] < classes),
                     "labels: expected class indices from 0 to ", classes - 1, ", got ", label[i]);
     count += label[i] != ignored;
   }
@@ -28,8 +28,9 @@ TwoTensors cross_entropy_cpu(const Tensor& outputs, const Tensor& labels, bool m
   check_alike({&outputs});
   check_shape("outputs", outputs, {-1, -1});
   check_shape("labels", labels, {outputs.size(0)});
-  STD_TORCH_CHECK(labels.scalar_type() == ScalarType::Long, "labels: expected the dtype int64");
-  STD_TORCH_CHECK(labels.is_cpu(), "labels: expected a tensor on the CPU, as the outputs");
+  FASTALIGN_CHECK(labels.scalar_type() == ScalarType::Long, "labels: expected the dtype int64");
+  FASTALIGN_CHECK(labels.is_cpu(), "labels: expected a tensor on the CPU, as the outputs");
+  check_memory(labels);
   const int64_t rows = outputs.size(0), classes = outputs.size(1);
   const Tensor logits = row_major(outputs), indices = row_major(labels);
   const int64_t count = counted(indices, classes);

@@ -11,9 +11,10 @@ namespace fastalign {
 namespace {
 
 Settings settings_from(const Tensor& tensor) {
-  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Double && tensor.is_cpu(),
+  FASTALIGN_CHECK(tensor.scalar_type() == ScalarType::Double && tensor.is_cpu(),
                   "settings: expected dtype float64 on the CPU");
   check_shape("settings", tensor, {number_of_settings});
+  check_memory(tensor);
   const double* values = static_cast<const double*>(tensor.const_data_ptr());
   const auto value = [&](int64_t i) { return values[i * tensor.stride(0)]; };
   return {value(0), value(1), value(2), value(3), value(4), value(5), value(6)};
@@ -24,10 +25,10 @@ class Parameters {
  public:
   Parameters(const char* name, const std::vector<Tensor>& parameters, const std::vector<Tensor>& states,
              int64_t descent, const Settings& settings) {
-    STD_TORCH_CHECK(descent >= 0 && descent < static_cast<int64_t>(std::size(states_of)),
+    FASTALIGN_CHECK(descent >= 0 && descent < static_cast<int64_t>(std::size(states_of)),
                     "descent: expected a number of fastalign.descent.Descent, got ", descent);
     const size_t each = states_of[descent];
-    STD_TORCH_CHECK(states.size() == each * parameters.size(), "state: expected ", each, " tensors for each ", name,
+    FASTALIGN_CHECK(states.size() == each * parameters.size(), "state: expected ", each, " tensors for each ", name,
                     ", got ", states.size(), " for ", parameters.size());
     for (size_t i = 0; i < parameters.size(); ++i) {
       const Tensor& parameter = parameters[i];
@@ -96,7 +97,7 @@ void optimizer_steps_cpu(std::vector<Tensor> parameter, std::vector<Tensor> stat
                          int64_t descent, const Tensor& settings) {
   const Settings numbers = settings_from(settings);
   Parameters parameters("parameter", parameter, state, descent, numbers);
-  STD_TORCH_CHECK(gradient.size() == parameter.size(), "gradient: expected ", parameter.size(),
+  FASTALIGN_CHECK(gradient.size() == parameter.size(), "gradient: expected ", parameter.size(),
                   " tensors, as many as parameters, got ", gradient.size());
   std::vector<Tensor> gradients;
   std::vector<int64_t> first_block{0};
@@ -119,9 +120,9 @@ void linear_steps_cpu(std::vector<Tensor> weight, std::vector<Tensor> bias, std:
                       std::vector<Tensor> bias_state, const std::vector<Tensor>& post, const std::vector<Tensor>& pre,
                       const std::vector<double>& scale, int64_t descent, const Tensor& settings) {
   const size_t layers = weight.size();
-  STD_TORCH_CHECK(post.size() == layers && pre.size() == layers && scale.size() == layers,
+  FASTALIGN_CHECK(post.size() == layers && pre.size() == layers && scale.size() == layers,
                   "expected as many of weight, post, pre and scale");
-  STD_TORCH_CHECK(bias.empty() || bias.size() == layers, "bias: expected one of each layer, or of none, got ",
+  FASTALIGN_CHECK(bias.empty() || bias.size() == layers, "bias: expected one of each layer, or of none, got ",
                   bias.size(), " for ", layers);
   const Settings numbers = settings_from(settings);
   Parameters weights("weight", weight, weight_state, descent, numbers);
@@ -147,9 +148,9 @@ void feedback_steps_cpu(std::vector<Tensor> weight, std::vector<Tensor> bias, st
                         const std::vector<Tensor>& kept, const std::vector<Tensor>& pre, int64_t activation,
                         bool given_output, const std::vector<double>& scale, int64_t descent, const Tensor& settings) {
   const size_t layers = weight.size();
-  STD_TORCH_CHECK(feedback.size() == layers && kept.size() == layers && pre.size() == layers && scale.size() == layers,
+  FASTALIGN_CHECK(feedback.size() == layers && kept.size() == layers && pre.size() == layers && scale.size() == layers,
                   "expected as many of weight, feedback, kept, pre and scale");
-  STD_TORCH_CHECK(bias.empty() || bias.size() == layers, "bias: expected one of each layer, or of none, got ",
+  FASTALIGN_CHECK(bias.empty() || bias.size() == layers, "bias: expected one of each layer, or of none, got ",
                   bias.size(), " for ", layers);
   activation_of(activation);
   const Settings numbers = settings_from(settings);

@@ -16,7 +16,7 @@ struct FeedbackTerm {
 FeedbackTerm prepared(const Tensor& signal, const Tensor& feedback, const Tensor& kept, int64_t activation,
                       bool given_output, const Dropout& dropout, ScalarType dtype) {
   check_alike({&kept, &signal, &feedback});
-  STD_TORCH_CHECK(kept.dim() >= 1, "kept: expected a batch, got a number");
+  FASTALIGN_CHECK(kept.dim() >= 1, "kept: expected a batch, got a number");
   int64_t units = 1;
   for (int64_t i = 1; i < kept.dim(); ++i) units *= kept.size(i);
   check_shape("signal", signal, {kept.size(0), -1});
@@ -53,7 +53,7 @@ Tensor feedback_term(const Tensor& error, const Tensor& feedback, const Tensor& 
 
 std::vector<Tensor> feedback_terms_cpu(const Tensor& signal, const std::vector<Tensor>& feedback,
                                        const std::vector<Tensor>& kept, int64_t activation, bool given_output) {
-  STD_TORCH_CHECK(feedback.size() == kept.size(), "feedback: expected ", kept.size(), " tensors, as many as kept, got ",
+  FASTALIGN_CHECK(feedback.size() == kept.size(), "feedback: expected ", kept.size(), " tensors, as many as kept, got ",
                   feedback.size());
   std::vector<FeedbackTerm> terms;
   std::vector<ProjectionJob> jobs;
@@ -70,7 +70,7 @@ std::vector<Tensor> feedback_terms_cpu(const Tensor& signal, const std::vector<T
 
 Tensor modulate_input_cpu(const Tensor& x, const Tensor& error, const Tensor& projection, double sign) {
   check_alike({&x, &error, &projection});
-  STD_TORCH_CHECK(x.dim() >= 1, "x: expected a batch, got a number");
+  FASTALIGN_CHECK(x.dim() >= 1, "x: expected a batch, got a number");
   int64_t size = 1;
   for (int64_t i = 1; i < x.dim(); ++i) size *= x.size(i);
   check_shape("error", error, {x.size(0), -1});

@@ -104,7 +104,7 @@ TwoTensors linear_update_cpu(const Tensor& post, const Tensor& pre, double scale
 
 std::vector<Tensor> linear_updates_cpu(const std::vector<Tensor>& post, const std::vector<Tensor>& pre,
                                        const std::vector<double>& scale, bool with_bias) {
-  STD_TORCH_CHECK(post.size() == pre.size() && post.size() == scale.size(), "expected as many of post, pre and scale");
+  FASTALIGN_CHECK(post.size() == pre.size() && post.size() == scale.size(), "expected as many of post, pre and scale");
   std::vector<Tensor> updates;
   for (size_t layer = 0; layer < post.size(); ++layer) {
     const auto [weight, bias] = linear_update_cpu(post[layer], pre[layer], scale[layer], with_bias);

@@ -23,14 +23,14 @@ struct Windows {
     check_pairs({&kernel_size, &steps, &padding, &dilation});
     for (int i = 0; i < 2; ++i) {
       const int64_t kernel = kernel_size[i], size = h.size(2 + i);
-      STD_TORCH_CHECK(kernel >= 1 && steps[i] >= 1 && dilation[i] >= 1,
+      FASTALIGN_CHECK(kernel >= 1 && steps[i] >= 1 && dilation[i] >= 1,
                       "expected kernel_size, stride and dilation of at least 1");
-      STD_TORCH_CHECK(padding[i] >= 0 && padding[i] <= ((kernel - 1) * dilation[i] + 1) / 2,
+      FASTALIGN_CHECK(padding[i] >= 0 && padding[i] <= ((kernel - 1) * dilation[i] + 1) / 2,
                       "padding: expected at least 0 and at most half of the window, got ", padding[i]);
       const int64_t pooled = pooled_size(size, kernel, steps[i], padding[i], dilation[i], ceil_mode);
-      STD_TORCH_CHECK(pooled >= 1, "kernel_size: expected a window that fits into the padded map of ", size, ", got ",
+      FASTALIGN_CHECK(pooled >= 1, "kernel_size: expected a window that fits into the padded map of ", size, ", got ",
                       kernel);
-      STD_TORCH_CHECK(windows_meet_map(size, steps[i], padding[i], dilation[i], pooled),
+      FASTALIGN_CHECK(windows_meet_map(size, steps[i], padding[i], dilation[i], pooled),
                       "dilation: expected no window that steps over a map of ", size, ", got ", dilation[i]);
       pooled_sizes[2 + i] = pooled;
       pooling.kernel[i] = kernel;
@@ -79,7 +79,7 @@ Tensor max_pool2d_backward_cpu(const Tensor& signal, const Tensor& h, const Tens
   check_shape("h", h, {-1, -1, -1, -1});
   check_same_shape("kept", kept, h);
   Windows windows(h, kernel_size, stride, padding, dilation, ceil_mode);
-  STD_TORCH_CHECK(h.size(2) * h.size(3) <= INT32_MAX, "h: expected maps of fewer than 2³¹ elements");
+  FASTALIGN_CHECK(h.size(2) * h.size(3) <= INT32_MAX, "h: expected maps of fewer than 2³¹ elements");
   const int64_t* sizes = windows.pooled_sizes;
   check_shape("signal", signal, {sizes[0], sizes[1], sizes[2], sizes[3]});
   const Tensor values = row_major(h), operand = row_major(kept), received = row_major(signal);

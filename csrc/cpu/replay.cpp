@@ -26,6 +26,8 @@ namespace {
 using torch::stable::detail::from;
 using torch::stable::detail::to;
 
+using Slots = std::vector<std::optional<Tensor>>;
+
 struct Argument {
   char kind;
   std::vector<int64_t> integers;
@@ -38,25 +40,52 @@ struct Call {
   std::vector<int64_t> done;  // slots
 };
 
-// How a tensor lies in memory, and where; no place for an input, which may be anywhere.
+// How a tensor lies in memory, and where; no place for an input, which may be anywhere but in memory that lasts.
 struct Layout {
   explicit Layout(const Tensor& tensor, bool stays)
       : sizes(tensor.sizes().begin(), tensor.sizes().end()),
         strides(tensor.strides().begin(), tensor.strides().end()),
         dtype(tensor.scalar_type()),
-        place(stays ? tensor.const_data_ptr() : nullptr) {}
+        element_size(static_cast<int64_t>(tensor.element_size())),
+        span(tensor.numel() > 0 ? element_size : 0),
+        place(stays ? data_of(tensor) : nullptr) {
+    for (size_t i = 0; span > 0 && i < sizes.size(); ++i) span += (sizes[i] - 1) * strides[i] * element_size;
+  }
+
+  static const char* data_of(const Tensor& tensor) { return static_cast<const char*>(tensor.const_data_ptr()); }
 
   bool fits(const Tensor& tensor) const {
     const auto same = [](const std::vector<int64_t>& noted, IntHeaderOnlyArrayRef found) {
       return std::equal(noted.begin(), noted.end(), found.begin(), found.end());
     };
-    return tensor.is_cpu() && tensor.scalar_type() == dtype && same(sizes, tensor.sizes()) &&
-           same(strides, tensor.strides()) && (place == nullptr || place == tensor.const_data_ptr());
+    return tensor.is_cpu() && is_strided(tensor) && tensor.scalar_type() == dtype && same(sizes, tensor.sizes()) &&
+           same(strides, tensor.strides()) && (span == 0 || lies_there(tensor));
+  }
+
+  static bool is_strided(const Tensor& tensor) {
+    int32_t layout = 0;
+    check_call("layout", aoti_torch_get_layout(tensor.get(), &layout));
+    return layout == aoti_torch_layout_strided();
+  }
+
+  // In a storage as long as the tensor needs: it may have been freed or cut short.
+  bool lies_there(const Tensor& tensor) const {
+    const char* data = data_of(tensor);
+    if (data == nullptr || (place != nullptr && place != data)) return false;
+    int64_t stored = 0;
+    check_call("storage_size", aoti_torch_get_storage_size(tensor.get(), &stored));
+    return tensor.storage_offset() * element_size + span <= stored;
+  }
+
+  // Whether an input at `data` shares memory with what lasts.
+  bool meets(const char* data, const Layout& lasting) const {
+    return data < lasting.place + lasting.span && lasting.place < data + span;
   }
 
   std::vector<int64_t> sizes, strides;
   ScalarType dtype;
-  const void* place;
+  int64_t element_size, span;  // span: bytes from the first element to the end of the last one
+  const char* place;
 };
 
 // Torch records no derivatives while one of these is there.
@@ -70,6 +99,22 @@ class NoGradients {
 };
 
 struct Program {
+  // Whether the slots begin with such inputs, and with what lasts where it was when the program was made.
+  bool fits(const Slots& slots) const {
+    if (slots.size() != layouts.size()) return false;
+    for (size_t i = 0; i < slots.size(); ++i) {
+      if (!layouts[i].fits(*slots[i])) return false;
+    }
+    const size_t inputs = slots.size() - lasting.size();
+    for (size_t i = 0; i < inputs; ++i) {
+      const char* data = Layout::data_of(*slots[i]);
+      for (size_t j = inputs; j < layouts.size(); ++j) {
+        if (layouts[i].meets(data, layouts[j])) return false;
+      }
+    }
+    return true;
+  }
+
   std::vector<Tensor> lasting;
   std::vector<Layout> layouts;  // of the inputs, then of what lasts
   std::vector<Call> calls;
@@ -88,13 +133,13 @@ Tensor times(const Tensor& x, double factor) {
     return result;
   }
   AtenTensorHandle result = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mul_Scalar(x.get(), factor, &result));
+  check_call("mul", aoti_torch_cpu_mul_Scalar(x.get(), factor, &result));
   return Tensor(result);
 }
 
 Tensor plus(const Tensor& x, const Tensor& y, double factor) {
   AtenTensorHandle result = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_add_Tensor(x.get(), y.get(), factor, &result));
+  check_call("add", aoti_torch_cpu_add_Tensor(x.get(), y.get(), factor, &result));
   return Tensor(result);
 }
 
@@ -107,8 +152,8 @@ Tensor product(const Tensor& left, const Tensor& right) {
 
 Tensor permuted(const Tensor& x, const std::vector<int64_t>& dimensions) {
   AtenTensorHandle result = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_cpu_permute(x.get(), dimensions.data(), static_cast<int64_t>(dimensions.size()), &result));
+  check_call("permute",
+             aoti_torch_cpu_permute(x.get(), dimensions.data(), static_cast<int64_t>(dimensions.size()), &result));
   return Tensor(result);
 }
 
@@ -116,14 +161,13 @@ Tensor joined(const std::vector<Tensor>& parts, int64_t dimension) {
   std::vector<AtenTensorHandle> handles;
   for (const Tensor& part : parts) handles.push_back(part.get());
   AtenTensorHandle result = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_cpu_cat(handles.data(), static_cast<int64_t>(handles.size()), dimension, &result));
+  check_call("cat", aoti_torch_cpu_cat(handles.data(), static_cast<int64_t>(handles.size()), dimension, &result));
   return Tensor(result);
 }
 
 Tensor part(const Tensor& x, int64_t dimension, int64_t first, int64_t last, int64_t step) {
   AtenTensorHandle result = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_slice_Tensor(x.get(), dimension, &first, &last, step, &result));
+  check_call("slice", aoti_torch_cpu_slice_Tensor(x.get(), dimension, &first, &last, step, &result));
   return Tensor(result);
 }
 
@@ -131,14 +175,14 @@ Tensor part(const Tensor& x, int64_t dimension, int64_t first, int64_t last, int
 Tensor selected(const Tensor& matrix, int64_t dimension, const Tensor& index) {
   check_shape("index", index, {-1});
   check_shape("classes", matrix, {-1, -1});
-  STD_TORCH_CHECK(dimension == 0 && index.scalar_type() == ScalarType::Long, "expected rows by int64 indices");
+  FASTALIGN_CHECK(dimension == 0 && index.scalar_type() == ScalarType::Long, "expected rows by int64 indices");
   const Tensor from = row_major(matrix), numbers = row_major(index);
   const int64_t sizes[] = {index.size(0), matrix.size(1)};
   Tensor rows = empty({sizes, 2}, matrix.scalar_type());
   const int64_t bytes = sizes[1] * (is_half(from) ? 2 : dtype_of(from) == Dtype::float64 ? 8 : 4);
   const int64_t* number = numbers.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < sizes[0]; ++i) {
-    STD_TORCH_CHECK(number[i] >= 0 && number[i] < from.size(0), "target: expected class indices from 0 to ",
+    FASTALIGN_CHECK(number[i] >= 0 && number[i] < from.size(0), "target: expected class indices from 0 to ",
                     from.size(0) - 1, ", got ", number[i]);
     std::memcpy(static_cast<char*>(rows.mutable_data_ptr()) + i * bytes,
                 static_cast<const char*>(from.const_data_ptr()) + number[i] * bytes, bytes);
@@ -173,17 +217,23 @@ Argument argument_of(const std::string& word) {
   return argument;
 }
 
-StableIValue value_of(const Argument& argument, const std::vector<std::optional<Tensor>>& slots) {
+const Tensor& tensor_in(const Slots& slots, int64_t slot) {
+  FASTALIGN_CHECK(slot >= 0 && slot < static_cast<int64_t>(slots.size()) && slots[slot],
+                  "program: expected a slot with a tensor, got ", slot);
+  return *slots[slot];
+}
+
+StableIValue value_of(const Argument& argument, const Slots& slots) {
   switch (argument.kind) {
     case 'T':
-      return from(*slots[argument.integers[0]]);
+      return from(tensor_in(slots, argument.integers[0]));
     case 'O':
-      return from(slots[argument.integers[0]]);
+      return from(std::optional(tensor_in(slots, argument.integers[0])));
     case 'N':
       return from(std::nullopt);
     case 'L': {
       std::vector<Tensor> tensors;
-      for (const int64_t slot : argument.integers) tensors.push_back(*slots[slot]);
+      for (const int64_t slot : argument.integers) tensors.push_back(tensor_in(slots, slot));
       return from(tensors);
     }
     case 'i':
@@ -194,7 +244,7 @@ StableIValue value_of(const Argument& argument, const std::vector<std::optional<
     case 'F':
       return from(argument.numbers);
     default:
-      STD_TORCH_CHECK(false, "expected an argument's kind, got ", argument.kind);
+      fail("expected an argument's kind, got ", argument.kind);
   }
 }
 
@@ -247,15 +297,12 @@ std::vector<Tensor> run_program(int64_t number, const std::vector<Tensor>& input
   {
     const std::lock_guard<std::mutex> lock(mutex);
     const auto found = programs.find(number);
-    STD_TORCH_CHECK(found != programs.end(), "program: expected one that was made, got ", number);
+    FASTALIGN_CHECK(found != programs.end(), "program: expected one that was made, got ", number);
     program = found->second;
   }
-  std::vector<std::optional<Tensor>> slots(inputs.begin(), inputs.end());
+  Slots slots(inputs.begin(), inputs.end());
   slots.insert(slots.end(), program->lasting.begin(), program->lasting.end());
-  if (slots.size() != program->layouts.size()) return {};
-  for (size_t i = 0; i < slots.size(); ++i) {
-    if (!program->layouts[i].fits(*slots[i])) return {};
-  }
+  if (!program->fits(slots)) return {};
   const NoGradients guard;
   slots.resize(std::max(program->slots, slots.size()));
   std::vector<StableIValue> stack;
@@ -266,16 +313,16 @@ std::vector<Tensor> run_program(int64_t number, const std::vector<Tensor>& input
     for (size_t i = 0; i < call.results.size(); ++i) {
       const Argument& result = call.results[i];
       if (result.kind == 'T') {
-        slots[result.integers[0]] = to<Tensor>(stack[i]);
+        slots.at(result.integers.at(0)) = to<Tensor>(stack[i]);
         continue;
       }
       const auto tensors = to<std::vector<Tensor>>(stack[i]);
-      for (size_t j = 0; j < tensors.size(); ++j) slots[result.integers[j]] = tensors[j];
+      for (size_t j = 0; j < tensors.size(); ++j) slots.at(result.integers.at(j)) = tensors[j];
     }
-    for (const int64_t slot : call.done) slots[slot].reset();
+    for (const int64_t slot : call.done) slots.at(slot).reset();
   }
   std::vector<Tensor> results;
-  for (const int64_t slot : program->results) results.push_back(*slots[slot]);
+  for (const int64_t slot : program->results) results.push_back(tensor_in(slots, slot));
   return results;
 }
 

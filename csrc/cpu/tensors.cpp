@@ -26,12 +26,12 @@ void check_shape(const char* name, const Tensor& tensor, std::initializer_list<i
     fits = fits && (size < 0 || tensor.size(dimension) == size);
     ++dimension;
   }
-  STD_TORCH_CHECK(fits, name, ": expected shape ", shape_of(expected), ", got ", shape_of(tensor.sizes()));
+  FASTALIGN_CHECK(fits, name, ": expected shape ", shape_of(expected), ", got ", shape_of(tensor.sizes()));
 }
 
 void check_same_shape(const char* name, const Tensor& tensor, const Tensor& other) {
   const auto got = tensor.sizes(), expected = other.sizes();
-  STD_TORCH_CHECK(std::equal(got.begin(), got.end(), expected.begin(), expected.end()), name, ": expected shape ",
+  FASTALIGN_CHECK(std::equal(got.begin(), got.end(), expected.begin(), expected.end()), name, ": expected shape ",
                   shape_of(expected), ", got ", shape_of(got));
 }
 
@@ -39,15 +39,22 @@ void check_alike(std::initializer_list<const Tensor*> tensors) {
   const Tensor& first = **tensors.begin();
   dtype_of(first);
   for (const Tensor* tensor : tensors) {
-    STD_TORCH_CHECK(tensor->scalar_type() == first.scalar_type(), "expected tensors of one dtype, got ",
+    FASTALIGN_CHECK(tensor->scalar_type() == first.scalar_type(), "expected tensors of one dtype, got ",
                     toString(first.scalar_type()), " and ", toString(tensor->scalar_type()));
-    STD_TORCH_CHECK(tensor->is_cpu(), "expected tensors on one device, got the CPU and another");
+    FASTALIGN_CHECK(tensor->is_cpu(), "expected tensors on one device, got the CPU and another");
+    check_memory(*tensor);
   }
+}
+
+void check_memory(const Tensor& tensor) {
+  FASTALIGN_CHECK(tensor.const_data_ptr() != nullptr || tensor.numel() == 0,
+                  "expected tensors in memory, got one of shape ", shape_of(tensor.sizes()),
+                  " whose storage was freed");
 }
 
 void check_pairs(std::initializer_list<const std::vector<int64_t>*> lists) {
   for (const std::vector<int64_t>* list : lists) {
-    STD_TORCH_CHECK(list->size() == 2, "expected two numbers for height and width, got ", list->size());
+    FASTALIGN_CHECK(list->size() == 2, "expected two numbers for height and width, got ", list->size());
   }
 }
 
@@ -62,8 +69,7 @@ Dtype dtype_of(const Tensor& tensor) {
     case ScalarType::Half:
       return Dtype::float16;
     default:
-      STD_TORCH_CHECK(false, "expected dtype float64, float32, bfloat16 or float16, got ",
-                      toString(tensor.scalar_type()));
+      fail("expected dtype float64, float32, bfloat16 or float16, got ", toString(tensor.scalar_type()));
   }
 }
 
@@ -86,9 +92,8 @@ Tensor empty(IntHeaderOnlyArrayRef sizes, ScalarType dtype) {
   for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * (sizes[i] > 0 ? sizes[i] : 1);
   AtenTensorHandle handle = nullptr;
   const auto number = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
-                                                         strides.data(), number, aoti_torch_device_type_cpu(), 0,
-                                                         &handle));
+  check_call("empty_strided", aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                                                       number, aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }
 
@@ -109,8 +114,8 @@ Tensor wide(const Tensor& tensor) { return in_dtype(tensor, wide_dtype(tensor));
 
 Tensor view(const Tensor& tensor, IntHeaderOnlyArrayRef sizes, IntHeaderOnlyArrayRef strides) {
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(tensor.get(), static_cast<int64_t>(sizes.size()),
-                                                               sizes.data(), strides.data(), 0, &handle));
+  check_call("as_strided", aoti_torch__reinterpret_tensor(tensor.get(), static_cast<int64_t>(sizes.size()),
+                                                          sizes.data(), strides.data(), 0, &handle));
   return Tensor(handle);
 }
 
@@ -125,17 +130,18 @@ Input input(const Tensor& tensor) { return {tensor.const_data_ptr(), dtype_of(te
 Output output(const Tensor& tensor) { return {tensor.mutable_data_ptr(), dtype_of(tensor)}; }
 
 Activation activation_of(int64_t number) {
-  STD_TORCH_CHECK(number >= 0 && number <= static_cast<int64_t>(Activation::gelu),
+  FASTALIGN_CHECK(number >= 0 && number <= static_cast<int64_t>(Activation::gelu),
                   "activation: expected a number of fastalign.activations.Activation, got ", number);
   return static_cast<Activation>(number);
 }
 
 Dropout dropout_of(double p, const std::optional<Tensor>& seed) {
-  STD_TORCH_CHECK(p >= 0 && p <= 1, "dropout: expected a probability, got ", p);
+  FASTALIGN_CHECK(p >= 0 && p <= 1, "dropout: expected a probability, got ", p);
   if (p == 0) return {};
-  STD_TORCH_CHECK(seed.has_value(), "seed: expected a tensor where dropout is positive, got none");
-  STD_TORCH_CHECK(seed->scalar_type() == ScalarType::Long && seed->numel() == 1 && seed->is_cpu(),
+  FASTALIGN_CHECK(seed.has_value(), "seed: expected a tensor where dropout is positive, got none");
+  FASTALIGN_CHECK(seed->scalar_type() == ScalarType::Long && seed->numel() == 1 && seed->is_cpu(),
                   "seed: expected one int64 on the CPU");
+  check_memory(*seed);
   Dropout dropout = dropout_of(p);
   dropout.key = static_cast<uint64_t>(*static_cast<const int64_t*>(seed->const_data_ptr()));
   return dropout;
@@ -143,10 +149,10 @@ Dropout dropout_of(double p, const std::optional<Tensor>& seed) {
 
 void multiply(const Tensor& result, const Tensor& left, const Tensor& right, double scale, double keep) {
   if (scale == 1 && keep == 0) {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(result.get(), left.get(), right.get()));
+    check_call("mm", aoti_torch_cpu_mm_out(result.get(), left.get(), right.get()));
   } else {
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        aoti_torch_cpu_addmm_out(result.get(), result.get(), left.get(), right.get(), /*beta=*/keep, /*alpha=*/scale));
+    check_call("addmm", aoti_torch_cpu_addmm_out(result.get(), result.get(), left.get(), right.get(), /*beta=*/keep,
+                                                 /*alpha=*/scale));
   }
 }
 

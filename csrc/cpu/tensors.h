@@ -11,6 +11,7 @@
 #include <optional>
 #include <vector>
 
+#include "check.h"
 #include "cpu/kernels.h"
 
 namespace fastalign {
@@ -22,10 +23,13 @@ using torch::stable::Tensor;
 // Throws std::runtime_error where the shape is another; −1 stands for any size.
 void check_shape(const char* name, const Tensor& tensor, std::initializer_list<int64_t> expected);
 void check_same_shape(const char* name, const Tensor& tensor, const Tensor& other);
-// Throws std::runtime_error where the tensors are not of one floating-point dtype, or not on the CPU.
+// Throws std::runtime_error where the tensors are not of one floating-point dtype, not on the CPU, or not in memory.
 void check_alike(std::initializer_list<const Tensor*> tensors);
 // Throws std::runtime_error where one is not of two numbers, height and width.
 void check_pairs(std::initializer_list<const std::vector<int64_t>*> lists);
+
+// Throws std::runtime_error where a tensor's storage was freed.
+void check_memory(const Tensor& tensor);
 
 Dtype dtype_of(const Tensor& tensor);
 bool is_half(const Tensor& tensor);

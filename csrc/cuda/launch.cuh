@@ -22,8 +22,8 @@ inline void check_launch(cudaError_t error) {
 
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), const LaunchShape& shape, void* stream, const Arguments&... arguments) {
-  constexpr size_t without_asking = 48 << 10;  // bytes of shared memory; more is for kernels that say so
-  if (shape.dynamic_shared_memory > without_asking) {
+  // Without asking a block has 48 KiB, static and dynamic shared memory together; the static part is not known here.
+  if (shape.dynamic_shared_memory > 0) {
     check_launch(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
                                       static_cast<int>(shape.dynamic_shared_memory)));

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastalign.analysis.networks import check_learns_by_rule, evaluated, stages_of, weights_of
+from fastalign.analysis.networks import evaluated, stages_of, weights_of
 from fastalign.nn import Sequential
 from fastalign.nn.plan import ActivationLink, Stage
+from fastalign.nn.sequential import check_learns_by_rule
 from fastalign.rules import FA
 
 

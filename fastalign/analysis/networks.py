@@ -9,10 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from fastalign.nn import Sequential
 from fastalign.nn.plan import Stage, make_plan
-
-CONVERT = "fastalign.convert(network, rule=...) makes one of it, with the same weights"
+from fastalign.nn.sequential import described
 
 
 def stages_of(network: torch.nn.Sequential) -> list[Stage]:
@@ -22,18 +20,8 @@ def stages_of(network: torch.nn.Sequential) -> list[Stage]:
         TypeError: another module, whose children need not be its forward pass.
     """
     if not isinstance(network, torch.nn.Sequential):
-        raise TypeError(f"network: expected a fastalign.nn.Sequential, got {_name_of(network)}: {CONVERT}")
+        raise TypeError(f"network: expected a fastalign.nn.Sequential, got {described(network)}")
     return make_plan(network.children())
-
-
-def check_learns_by_rule(network: Sequential) -> None:
-    """Refuse a network that knows no rule.
-
-    Raises:
-        TypeError: it is no fastalign.nn.Sequential.
-    """
-    if not isinstance(network, Sequential):
-        raise TypeError(f"network: expected a fastalign.nn.Sequential with a rule, got {_name_of(network)}: {CONVERT}")
 
 
 def weights_of(network: torch.nn.Sequential) -> dict[int, list[Tensor]]:
@@ -61,11 +49,6 @@ def activities(network: torch.nn.Sequential, x: Tensor) -> dict[int, Tensor]:
             x = stage.run(x)
             found[number] = x
     return found
-
-
-def _name_of(network: object) -> str:
-    kind = type(network)
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 @contextmanager

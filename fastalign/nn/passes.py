@@ -48,6 +48,8 @@ class LayerPass:
         """Whether nobody else asks for its input, which then may be written over."""
         self.defers_output = False
         """Whether a linear layer gives its preactivation where its output follows from that, by `activity`."""
+        self.hands_on_delta = False
+        """Whether its rule is known to yield δ untouched, so that a `FeedbackTerm` can stand for it."""
         self.slice: tuple[bool, bool] | None = None
         """Of a slice of the samples, the updates of which add up: whether it is the first, and whether the last."""
         self.rows_beside: Tensor | None = None

@@ -15,7 +15,7 @@ from fastalign.nn.passes import FeedbackTerm, LayerPass, as_pass
 from fastalign.nn.plan import ActivationLink, Stage, is_watched
 from fastalign.nn.run import NetworkStep, runs_of
 from fastalign.nn.tape import Keep, Tape
-from fastalign.rules import Layer, Rule, Update
+from fastalign.rules import RULES, Layer, Rule, Update
 
 _SLICES = 8
 """Of the samples, at most; one at a time has the terms of two layers."""
@@ -118,6 +118,7 @@ class RecomputingStep(NetworkStep):
             layer = LayerPass(before.stage, Tape(seeds))
             layer.rows_beside = before.rows_beside
             layer.owns_input, layer.defers_output = owns_input, True
+            layer.hands_on_delta = type(rule) in RULES.values()  # others may compute with it
             h = layer.forward(h, super()._keep(layer, rule))
             recalls_output = layer.recalls_output
             if recalls_output:
@@ -140,11 +141,10 @@ class RecomputingStep(NetworkStep):
 
     def feedback_terms(self, signal: Tensor, layers: Iterable[Layer]) -> Iterable[tuple[Layer, Tensor]]:
         for layer in cast(Iterable[LayerPass], layers):
-            plain = layer.plain_feedback()
+            plain = layer.plain_feedback() if layer.hands_on_delta else None
             if plain is None or plain[1].dim() != 2 or self.forms_delta is None or not self.forms_delta(layer):
                 yield layer, layer.delta(signal, layer.feedback)
             else:
-                # NOTE: a rule hands it on as it is.
                 yield layer, cast(Tensor, FeedbackTerm(signal.to(plain[1].dtype), *plain))
             del plain  # before the next layer is there
 

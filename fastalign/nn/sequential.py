@@ -364,3 +364,22 @@ def _check(rules: Sequence[Rule], layers: Sequence[Stage]) -> None:
                     module, torch.nn.modules.batchnorm._BatchNorm
                 ):
                     raise ValueError(f"rule: PEPITA defines no update for the weights of {type(module).__name__}")
+
+
+def check_learns_by_rule(network: object) -> None:
+    """Refuse what knows no rule.
+
+    Raises:
+        TypeError: it is no Sequential.
+    """
+    if not isinstance(network, Sequential):
+        raise TypeError(f"network: expected a fastalign.nn.Sequential with a rule, got {described(network)}")
+
+
+def described(network: object) -> str:
+    """Return what kind of network this is, and how one comes to a Sequential from it."""
+    kind = f"{type(network).__module__}.{type(network).__qualname__}"
+    for name in ("module", "_orig_mod"):  # of DataParallel and its like, and of torch.compile
+        if isinstance(getattr(network, name, None), Sequential):
+            return f"{kind}, which wraps one: it is network.{name}"
+    return f"{kind}: fastalign.convert(network, rule=...) makes one of it, with the same weights"

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from fastalign.training.replay import Program
 
@@ -16,6 +17,9 @@ Run = Callable[[], list[Tensor]]
 
 class Graphs(Protocol):
     """What a captured program asks of a device."""
+
+    survive_failures: bool
+    """Whether one may go on after a capture that failed."""
 
     def is_capturing(self) -> bool:
         """Whether a capture of somebody else is under way."""
@@ -28,38 +32,59 @@ class Graphs(Protocol):
 
 
 class CudaGraphs:
-    """Graphs of torch.cuda, which registers its generator with them: every replay draws other masks of dropout."""
+    """Graphs of torch.cuda, which registers its generator with them: every replay draws other masks of dropout.
+
+    Whichever device is the current one, they are of the given one, captured on a stream of their own. Other threads go
+    on meanwhile (loaders that pin memory, other networks).
+    """
+
+    # The allocator of an older torch believes for ever that a capture which failed is under way.
+    survive_failures = TorchVersion(torch.__version__) >= "2.13"
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._aside = torch.cuda.Stream(device)
 
     def is_capturing(self) -> bool:
-        return torch.cuda.is_current_stream_capturing()
+        with torch.cuda.device(self._device):
+            return torch.cuda.is_current_stream_capturing()
 
     def warm_up(self, run: Run) -> list[Tensor]:
-        stream, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        aside.wait_stream(stream)
-        with torch.cuda.stream(aside):
-            results = run()
-        stream.wait_stream(aside)
+        with torch.cuda.device(self._device):
+            stream = torch.cuda.current_stream()
+            self._aside.wait_stream(stream)
+            with torch.cuda.stream(self._aside):
+                results = run()
+            stream.wait_stream(self._aside)
         for result in results:
             result.record_stream(stream)
         return results
 
     def capture(self, run: Run) -> tuple[Callable[[], None], list[Tensor]]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            results = run()
+        with torch.cuda.device(self._device), warnings.catch_warnings():
+            warnings.filterwarnings("error", "The CUDA Graph is empty")
+            # Torch leaves its own stream the current one after a capture that fails.
+            with torch.cuda.stream(torch.cuda.current_stream()):
+                try:
+                    with torch.cuda.graph(graph, stream=self._aside, capture_error_mode="thread_local"):
+                        results = run()
+                except UserWarning as warning:
+                    raise RuntimeError(str(warning)) from None
         return graph.replay, results
 
 
 def graphs_of(device: torch.device) -> Graphs | None:
     """The graphs of a device, None where it has none."""
-    return CudaGraphs() if device.type == "cuda" else None
+    return CudaGraphs(device) if device.type == "cuda" else None
 
 
 class CapturedProgram:
     """A program as a graph, after one run to warm up; each of its runs is a step and made once.
 
     Inputs are copied to where the graph reads them, results from where it writes them. What cannot be captured is run
-    call by call, with a warning. Precision settings of products are those of the capture.
+    call by call, with a warning, or is an error with torch before 2.13. Precision settings of products are those of the
+    capture.
     """
 
     def __init__(self, program: Program, graphs: Graphs) -> None:
@@ -94,6 +119,11 @@ class CapturedProgram:
         try:
             self._replay, self._results = self._graphs.capture(self._run)
         except RuntimeError as error:
+            if not self._graphs.survive_failures:
+                raise RuntimeError(
+                    f"TrainStep: a step could not be captured in a CUDA graph, after which torch before 2.13 cannot go "
+                    f"on; a loss as a callable is not captured: {error}"
+                ) from error
             self._failed, self._inputs = True, []
             warnings.warn(f"TrainStep: a step is not captured in a CUDA graph, which costs time: {error}", stacklevel=5)
         return not self._failed

@@ -23,7 +23,7 @@ class NativeProgram:
 
     def __init__(self, number: int) -> None:
         self._number = number
-        self._run = torch.ops.fastalign.run_program.default
+        self._run = torch.ops.fastalign.run_program.default._op  # without the Python of a call
         weakref.finalize(self, torch.ops.fastalign.forget_program.default, number).atexit = False
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:

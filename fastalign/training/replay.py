@@ -8,11 +8,43 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
+from torch._C._functorch import maybe_current_level
+from torch.nn import Parameter
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastalign.training.native_replay import native_program
 
 Program = Callable[..., list[Tensor]]
+
+_PLAIN = (Tensor, Parameter)
+
+
+def are_plain(*tensors: Tensor) -> bool:
+    """Whether the tensors are no more than their memory, and no mode or transform sees the calls on them.
+
+    A replay reads and writes memory, and makes its calls unseen.
+    """
+    if _len_torch_dispatch_stack() or maybe_current_level() is not None:
+        return False
+    if _len_torch_function_stack() and not _only_set_devices(_get_current_function_mode_stack()):
+        return False
+    for tensor in tensors:  # noqa: SIM110 (a generator would take longer than what it asks)
+        if type(tensor) not in _PLAIN or tensor.is_neg():
+            return False
+    return True
+
+
+def lies_in_memory(tensor: Tensor) -> bool:
+    """Whether a tensor has all its elements in memory, by strides; programs of the extension look themselves."""
+    return tensor.layout is torch.strided and (tensor.data_ptr() != 0 or tensor.numel() == 0)
+
+
+def _only_set_devices(modes: Iterable[object]) -> bool:
+    """Whether the modes are those of `torch.set_default_device`, which concern new tensors alone."""
+    return all(type(mode) is DeviceContext for mode in modes)
 
 
 def record(

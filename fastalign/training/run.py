@@ -124,6 +124,7 @@ def _make_trainer(recipe: Recipe, settings: Settings, splits: data.Splits, proce
     device = torch.device(settings.device)
     if device.type == "cuda" and processes.count > 1:
         device = torch.device("cuda", processes.local_rank)
+        torch.cuda.set_device(device)  # which NCCL and all that names no device go by
     return Trainer(
         recipe,
         settings.rule,

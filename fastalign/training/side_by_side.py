@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -22,6 +21,7 @@ from typing import IO, Any, Generic, Protocol, TypeVar
 
 import torch
 
+from fastalign.child import python_command
 from fastalign.training.metrics import Metrics
 
 BYTES_PER_RUN = 3 << 30
@@ -126,7 +126,7 @@ class _Process:
         self.failure: str | None = None
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the process has ended)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fastalign", "train", *arguments, "--stop-at-end-of-input"],
+            python_command("fastalign", "train", *arguments, "--stop-at-end-of-input"),
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.PIPE,  # Nothing is written to it. However this process ends, it is closed then.
             stdout=subprocess.DEVNULL,

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from fastalign.nn import Sequential
+from fastalign.nn.sequential import check_learns_by_rule
 from fastalign.nn.watch import Watch
 from fastalign.ops.autocast import autocasts
 from fastalign.training.graphs import CapturedProgram, graphs_of
 from fastalign.training.losses import REDUCTIONS, Loss, loss_and_gradient
 from fastalign.training.native_replay import NativeProgram
 from fastalign.training.optimizer_state import Companions
-from fastalign.training.replay import Program, record
+from fastalign.training.replay import Program, are_plain, lies_in_memory, record
 from fastalign.training.sink import OptimizerSink
 
 MEMORY = ("store", "recompute")
@@ -62,6 +63,7 @@ class TrainStep:
             a memory that does not grow with depth (DFA, DRTP, IFA, PEPITA; not recorded).
 
     Raises:
+        TypeError: for another network than a Sequential of `fastalign.nn`.
         ValueError: for an unknown loss, reduction or memory, or a network without a rule.
     """
 
@@ -74,6 +76,7 @@ class TrainStep:
         reduction: str = "mean",
         memory: str = "store",
     ) -> None:
+        check_learns_by_rule(network)
         if network.rule is None:
             raise ValueError("network: expected one with a rule (set_rule), got None")
         if reduction not in REDUCTIONS:
@@ -117,7 +120,7 @@ class TrainStep:
         replay = self._last_native
         if replay is None or replay.changes != self._sink.changes or torch.is_autocast_enabled("cpu"):
             return None
-        if not replay.watch.holds(places=False):
+        if not replay.watch.holds(places=False) or not are_plain(x, y):
             return None
         found = replay.program(x, y)
         if not found:
@@ -161,9 +164,11 @@ class TrainStep:
         return int(any(rule.updates_in_parts for rule in self.network.layer_rules))
 
     def _kind_of(self, inputs: Sequence[Tensor]) -> object:
-        """What all inputs of a replay have in common; None where a step is not to be recorded."""
+        """What all inputs of a replay have in common; None where a step is neither to be recorded nor replayed."""
         # A recording holds on to every tensor of the step.
         if not self._loss_is_known or self._recomputes or autocasts(inputs[0].device):
+            return None
+        if not are_plain(*inputs) or not all(map(lies_in_memory, inputs)):
             return None
         return tuple([(t.shape, t.stride(), t.dtype, t.device) for t in inputs])
 
@@ -177,6 +182,8 @@ class TrainStep:
     def _record(self, kind: object, inputs: Sequence[Tensor]) -> Tensor:
         """A step like any other, which leaves its replay behind."""
         watch = self.network.watched(inputs[0].shape[0])
+        if not are_plain(*self.network.parameters(), *self.network.buffers()):
+            watch = None
         if watch is None or (self._needs_target and self.network.classes > _MOST_CLASSES):
             self._remember(kind, None)
             return self._step(inputs)

@@ -29,6 +29,9 @@ TENSOR_CORES = ("tf32", "bfloat16", "float16")
 ELEMENT_BY_ELEMENT = ("pooling", "cross_entropy")
 SHARED_MEMORY = {"sm_80": 164 << 10, "sm_90": 228 << 10}  # bytes of a multiprocessor
 RESERVED = 1 << 10  # bytes of shared memory that the system takes of each block
+# Bytes of shared memory of a block, static and dynamic: what the least device (sm_75) gives to those that ask, as every
+# launch with a dynamic part does; and to those that do not.
+MOST_SHARED, MOST_UNASKED = 64 << 10, 48 << 10
 REGISTERS = 64 << 10  # of a multiprocessor
 WARPS = 64
 
@@ -164,6 +167,10 @@ def faults_on(kernel: Kernel, architecture: str) -> list[str]:
         found.append("it has no 128-bit load")
     if kernel.uses_tensor_cores:
         found += [f"it lacks the instruction {name}" for name in ("HMMA", "LDGSTS") if not has(name)]
+    shared = kernel.builds[architecture].static_shared + kernel.dynamic_shared
+    most = MOST_SHARED if kernel.dynamic_shared else MOST_UNASKED
+    if shared > most:
+        found.append(f"{shared} bytes of shared memory, expected at most {most}")
     if kernel.blocks(architecture) < LEAST_BLOCKS:
         found.append(f"{kernel.blocks(architecture)} blocks on a multiprocessor, expected at least {LEAST_BLOCKS}")
     return found

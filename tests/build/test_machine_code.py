@@ -113,7 +113,16 @@ def kernel(**changes: int) -> Kernel:
 )
 def test_blocks_of_a_multiprocessor(changes: dict[str, int], blocks: tuple[int, int]) -> None:
     assert tuple(kernel(**changes).blocks(architecture) for architecture in machine_code.GATED) == blocks
-    assert bool(faults([kernel(**changes)])) == (min(blocks) < 2)
+    assert any("blocks" in fault for fault in faults([kernel(**changes)])) == (min(blocks) < 2)
+
+
+def test_shared_memory_is_what_a_launch_gets() -> None:
+    """A launch asks for more than usual where it has a dynamic part, and no device is asked for more than it has."""
+    for most in ({"static_shared": 48 << 10}, {"static_shared": 40 << 10, "dynamic_shared": 24 << 10}):
+        assert faults([kernel(registers=32, **most)]) == []
+        beyond = kernel(registers=32, **{**most, "static_shared": most["static_shared"] + 4})
+        assert all("bytes of shared memory, expected at most" in fault for fault in faults([beyond]))
+        assert faults([beyond])
 
 
 def test_tensor_cores_must_be_used() -> None:

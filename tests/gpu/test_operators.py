@@ -93,11 +93,12 @@ def test_side_stream(op: str) -> None:
         finished.record()
     stream.wait_stream(torch.cuda.default_stream())
     with torch.cuda.stream(stream):
-        copies = gpu.moved([value.cpu() if isinstance(value, Tensor) else value for value in values])
+        copies = gpu.moved(gpu.moved(values, "cpu"))
         torch.cuda._sleep(1_000_000)
         for copy in copies:
-            if isinstance(copy, Tensor) and copy.is_floating_point():
-                copy.mul_(2).mul_(0.5)
+            for tensor in gpu.tensors(copy):
+                if tensor.is_floating_point():
+                    tensor.mul_(2).mul_(0.5)
         actual = call(kernel(op), op, copies)
     stream.synchronize()
     assert not finished.query()
@@ -119,18 +120,21 @@ def test_second_device(op: str) -> None:
 @pytest.mark.parametrize("op", CASES)
 def test_tensors_of_two_devices_are_refused(op: str) -> None:
     values = on_device(op)
-    last = max(i for i, value in enumerate(values) if isinstance(value, Tensor | list))
-    if last == 0:
+    parted = gpu.parted(values, "cpu")
+    if all(one is other for one, other in zip(parted, values, strict=True)):
         pytest.skip("this op has one tensor")
-    values[last] = [v.cpu() for v in values[last]] if isinstance(values[last], list) else values[last].cpu()
-    with pytest.raises(RuntimeError, match="device"):
-        call(kernel(op), op, values)
+    # Before 2.13 torch tells nobody what the reference said.
+    with pytest.raises(RuntimeError, match=r"device|standard error tells why"):
+        call(kernel(op), op, parted)
 
 
 @pytest.mark.parametrize("op", [op for op in CASES if "update" in op or op in ("linear_forward", "feedback_term")])
 def test_tf32_where_torch_allows_it(op: str) -> None:
-    """As far off as torch's own products then are; and not at all where it does not."""
-    values = arguments(op, torch.float32, Size(samples=130, classes=1500, units=200, inputs=150))
+    """As far off as torch's own products then are; and not at all where it does not.
+
+    No sum is so short that it is projected, which is never done in TF32.
+    """
+    values = arguments(op, torch.float32, Size(samples=130, classes=1500, units=200, inputs=300))
     errors = {}
     for precision in ("tf32", "ieee"):
         gpu.set_precision(precision)

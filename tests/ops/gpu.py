@@ -44,13 +44,19 @@ def moved(value: Any, device: str = "cuda") -> Any:
         return [moved(v, device) for v in value]
     if not isinstance(value, Tensor):
         return int(value) if isinstance(value, IntEnum) else value
-    storage = torch.empty(0, dtype=value.dtype).set_(value.untyped_storage())
+    storage = torch.empty(0, dtype=value.dtype, device=value.device).set_(value.untyped_storage())
     return storage.to(device).as_strided(value.shape, value.stride(), value.storage_offset())
 
 
 def tensors(value: Any) -> list[Tensor]:
     """The tensor, or those in the list."""
     return [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, Tensor)]
+
+
+def parted(values: Sequence[Any], device: str) -> list[Any]:
+    """The arguments with the last one that holds tensors on another device; as they are where no other holds any."""
+    holders = [i for i, value in enumerate(values) if tensors(value)]
+    return [moved(value, device) if i == holders[-1] != holders[0] else value for i, value in enumerate(values)]
 
 
 def kernel(op: str) -> Callable[..., Any]:

@@ -96,6 +96,11 @@ ANY_SHAPE = {"activation_forward", "max_pool2d_forward"}
 ANY_RANK = {"activation_backward", "activation_difference"}
 
 
+def refused(expected: str) -> pytest.RaisesExc[RuntimeError]:
+    """An error whose message names no file of the sources."""
+    return pytest.raises(RuntimeError, match=rf"(?s)\A(?!.*\.(?:cpp|cu|h)\b).*{expected}")
+
+
 @pytest.mark.skipif(bool(needs_native), reason=needs_native)
 @pytest.mark.parametrize("op", CASES)
 def test_raw_ops_refuse_tensors_that_do_not_fit(op: str) -> None:
@@ -105,12 +110,16 @@ def test_raw_ops_refuse_tensors_that_do_not_fit(op: str) -> None:
     for index, (argument, value) in enumerate(zip(kernel.default._schema.arguments, values, strict=True)):
         if not isinstance(value, Tensor):
             continue
-        with pytest.raises(RuntimeError, match="dtype"):
+        with refused("dtype"):
             kernel(*values[:index], value.int(), *values[index + 1 :])
+        freed = value.clone()
+        freed.untyped_storage().resize_(0)
+        with refused("storage was freed"):
+            kernel(*values[:index], freed, *values[index + 1 :])
         for dimension, other in enumerate(altered(value)):
             free = (op, argument.name, dimension) in FREE or (op in ANY_RANK and dimension == value.dim())
             if not free and op not in ANY_SHAPE:
-                with pytest.raises(RuntimeError, match="expected"):
+                with refused("expected"):
                     kernel(*values[:index], other, *values[index + 1 :])
 
 
@@ -118,9 +127,17 @@ def test_raw_ops_refuse_tensors_that_do_not_fit(op: str) -> None:
 def test_raw_ops_refuse_windows_that_do_not_fit() -> None:
     h = torch.zeros(1, 1, 2, 2)
     pool = torch.ops.fastalign.max_pool2d_difference
-    with pytest.raises(RuntimeError, match="expected two numbers"):
+    with refused("expected two numbers"):
         pool(h, h, [2], [2], [0], [1], False)
-    with pytest.raises(RuntimeError, match="steps over a map of 2"):
+    with refused("steps over a map of 2"):
         pool(h, h, [2, 2], [1, 1], [1, 1], [3, 3], False)
-    with pytest.raises(RuntimeError, match="expected two numbers"):
+    with refused("expected two numbers"):
         torch.ops.fastalign.conv2d_update(h, h, [1], [1], [0], [1], 1, 1.0, True)
+
+
+@pytest.mark.skipif(bool(needs_native), reason=needs_native)
+def test_what_torch_fails_at_is_told_in_its_words() -> None:
+    """Here: more memory than there are addresses."""
+    post = torch.zeros(1, 1).expand(1, 1 << 24)
+    with pytest.raises(RuntimeError, match="empty_strided failed: "):
+        torch.ops.fastalign.linear_update(post, post, 1.0, False)

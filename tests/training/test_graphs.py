@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -13,12 +15,17 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, AdamW
 
 from fastalign import TrainStep
+from fastalign.training import graphs as cuda_graphs
+from fastalign.training import run as training_run
 from fastalign.training import train_step
+from fastalign.training.distributed import Processes
 from fastalign.training.graphs import CapturedProgram, Run
 
 
 class StandIn:
     """Graphs on the CPU: a capture puts everything back, a replay runs again and writes where the capture did."""
+
+    survive_failures = True
 
     def __init__(self, lasting: Callable[[], list[Tensor]], fails: bool = False) -> None:
         self._lasting, self._fails = lasting, fails
@@ -118,3 +125,117 @@ def test_results_and_inputs_are_the_callers() -> None:
     inputs = [torch.full((2,), float(i)) for i in range(5)]
     results = [captured(x)[0] for x in inputs]
     torch.testing.assert_close(results, [2 * x for x in inputs])
+
+
+def test_a_failed_capture_ends_what_cannot_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StandIn, "survive_failures", False)
+    failing = CapturedProgram(lambda x: [x + 1], StandIn(list, fails=True))
+    failing(torch.ones(1))
+    with pytest.raises(RuntimeError, match=r"torch before 2\.13 cannot go on; .*: operation not permitted"):
+        failing(torch.ones(1))
+
+
+class StandInStream(NamedTuple):
+    """Of a device, by its number."""
+
+    device: int
+    name: str
+
+    def wait_stream(self, other: StandInStream) -> None:
+        assert other.device == self.device
+
+
+class Cuda:
+    """torch.cuda with two devices, the first being the current one; a failed capture leaves its stream current."""
+
+    def __init__(self) -> None:
+        self.current, self.streams = 0, [StandInStream(i, "default") for i in (0, 1)]
+        self.modes: list[str] = []
+
+    @contextmanager
+    def device(self, device: torch.device) -> Iterator[None]:
+        before, self.current = self.current, device.index
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def Stream(self, device: torch.device) -> StandInStream:  # noqa: N802
+        return StandInStream(device.index, "aside")
+
+    def current_stream(self) -> StandInStream:
+        return self.streams[self.current]
+
+    @contextmanager
+    def stream(self, stream: StandInStream) -> Iterator[None]:
+        before = self.streams[stream.device]
+        self.streams[stream.device] = stream
+        try:
+            yield
+        finally:
+            self.streams[stream.device] = before
+
+    def is_current_stream_capturing(self) -> bool:
+        return self.current_stream().name == "aside"
+
+    def CUDAGraph(self) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(replay=None)
+
+    @contextmanager
+    def graph(self, graph: object, stream: StandInStream, capture_error_mode: str) -> Iterator[None]:
+        before, self.streams[self.current] = self.current_stream(), stream
+        self.modes.append(capture_error_mode)
+        yield
+        self.streams[self.current] = before
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    stand_in = Cuda()
+    monkeypatch.setattr(cuda_graphs, "torch", SimpleNamespace(cuda=stand_in))
+    return stand_in
+
+
+SECOND = torch.device("cuda", 1)
+
+
+def test_a_step_is_captured_on_its_own_device(cuda: Cuda) -> None:
+    """Aside from its stream, whichever device is the current one, and without a ban on other threads' calls."""
+    second = cuda_graphs.CudaGraphs(SECOND)
+    for run in (second.warm_up, second.capture):
+        seen: list[StandInStream] = []
+        run(lambda seen=seen: seen.append(cuda.current_stream()) or [])  # type: ignore[misc]
+        assert seen == [StandInStream(1, "aside")]
+    assert cuda.modes == ["thread_local"]
+    assert not second.is_capturing()
+    with cuda.stream(StandInStream(1, "aside")):
+        assert second.is_capturing()
+    assert cuda.current == 0
+
+
+def fail() -> list[Tensor]:
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def capture_nothing() -> list[Tensor]:
+    warnings.warn("The CUDA Graph is empty. This usually means that it was captured on wrong device", stacklevel=2)
+    return []
+
+
+@pytest.mark.parametrize("run", [fail, capture_nothing])
+def test_a_failed_capture_leaves_the_stream_as_it_was(run: Run, cuda: Cuda) -> None:
+    with pytest.raises(RuntimeError, match=r"not permitted|Graph is empty"):
+        cuda_graphs.CudaGraphs(SECOND).capture(run)
+    assert [stream.name for stream in cuda.streams] == ["default", "default"]
+
+
+def test_processes_set_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(torch.cuda, "set_device", told.append)
+    monkeypatch.setattr(training_run, "Trainer", lambda *_, device, **__: device)
+    settings = SimpleNamespace(
+        device="cuda", rule="bp", batch_size=1, lr=1, seed=0, dtype="float32", freeze_filters=False, fused_step=False
+    )
+    processes = Processes(rank=1, count=2, local_rank=1)
+    device: object = training_run._make_trainer(None, settings, None, processes)  # type: ignore[arg-type]
+    assert told == [device] == [SECOND]

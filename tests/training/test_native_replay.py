@@ -11,6 +11,9 @@ import torch
 from test_train_step import MOMENTUM, RULES, Batch, batches, network
 from torch import Tensor
 from torch.optim import SGD, AdamW, RMSprop
+from torch.overrides import TorchFunctionMode
+from torch.testing._internal.two_tensor import TwoTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastalign.nn as nn
 from fastalign import TrainStep, _native
@@ -147,6 +150,103 @@ def test_other_inputs_are_refused() -> None:
     for other in (x[:4], x.double(), x.T.contiguous().T):
         assert program(other, y) == []
     assert program(x) == []
+
+
+class Other(Tensor):
+    """May have functions of its own."""
+
+
+MORE_THAN_MEMORY: dict[str, Any] = {
+    "a negative bit": lambda net, x: torch._neg_view(-x),
+    "zeros without memory": lambda net, x: torch._efficientzerotensor(x.shape),
+    "a sparse tensor": lambda net, x: x.to_sparse(),
+    "a wrapper of two": lambda net, x: TwoTensor(x, x.clone()),
+    "a subclass": lambda net, x: x.as_subclass(Other),
+}
+
+
+@pytest.mark.parametrize("given", MORE_THAN_MEMORY)
+def test_what_is_more_than_its_memory_is_neither_recorded_nor_replayed(given: str) -> None:
+    step, (x, y) = replayed("bp")
+    step._replays.clear()  # but for the last step's
+    for _ in range(3):
+        net, optimizer = copy.deepcopy((step.network, step.optimizer))
+        other = TrainStep(net, loss="cross_entropy", optimizer=optimizer)
+        expected = other.step(MORE_THAN_MEMORY[given](net, x), y)
+        found = step.step(MORE_THAN_MEMORY[given](step.network, x), y)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        assert all(map(torch.equal, step.network.state_dict().values(), net.state_dict().values()))
+    assert not step._replays
+
+
+class Calls(TorchDispatchMode):
+    """Notes the ops that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(op.name())
+        return op(*args, **(kwargs or {}))
+
+
+class Functions(TorchFunctionMode):
+    """Notes the functions that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", [Calls, Functions])
+def test_a_mode_sees_every_call(kind: type[Calls | Functions]) -> None:
+    step, batch = replayed()
+    with kind() as mode:
+        step.step(*batch)
+    assert any("linear_steps_" in name for name in mode.seen)
+    assert not any("program" in name for name in mode.seen)
+
+
+def test_a_default_device_does_not_keep_from_replays() -> None:
+    step, batch = replayed()
+    with torch.device("cpu"):
+        step.step(*batch)
+    assert step._last_native is not None
+
+
+@pytest.mark.parametrize("what", ["x", "y", "weight", "momentum"])
+def test_freed_memory_is_an_error(what: str) -> None:
+    step, (x, y) = replayed()
+    weight = step.network.get_parameter("0.weight")
+    tensors = {"x": x, "y": y, "weight": weight, "momentum": step.optimizer.state[weight]["momentum_buffer"]}
+    tensors[what].untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="storage was freed"):
+        step.step(x, y)
+
+
+def test_an_input_in_memory_that_lasts_is_not_replayed() -> None:
+    step, (_, y) = replayed()
+    weight = step.network.get_parameter("0.weight").detach()
+    assert native_program_of(step)(weight[-6:], y) == []
+    assert native_program_of(step)(weight[-6:].clone(), y)
+
+
+def test_a_storage_cut_short_is_not_replayed() -> None:
+    step, (x, y) = replayed()
+    x.untyped_storage().resize_(x.untyped_storage().nbytes() - 4)
+    assert native_program_of(step)(x, y) == []
+
+
+@pytest.mark.parametrize("text", ["aten::permute T5 I0 = T1 ;\nreturn 1", "return 1", "return -1"])
+def test_a_program_that_names_no_tensor_is_refused(text: str) -> None:
+    number = torch.ops.fastalign.new_program(text, [torch.ones(1)], [])
+    with pytest.raises(RuntimeError, match=r"expected a slot with a tensor, got (5|1|-1)$"):
+        torch.ops.fastalign.run_program(number, [torch.ones(1)])
 
 
 @pytest.mark.parametrize("rule", ["dfa", "drtp"])

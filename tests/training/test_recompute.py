@@ -85,6 +85,20 @@ def test_the_same_bits_where_no_layer_has_all_of_its_delta_at_once(rule: str, ma
         assert_the_same_bits(wide_network(rule, activation), make, batches_of(64))
 
 
+class _HalfDFA(rules.DFA):
+    """A rule of one's own, which computes with δ."""
+
+    def updates(self, step: rules.Step, layers: Sequence[rules.Layer], above: rules.Update) -> Iterator[rules.Update]:
+        for layer, delta in step.feedback_terms(step.error, layers):
+            yield rules.Update(layer, 0.5 * delta, layer.input)
+
+
+def test_a_rule_that_computes_with_its_delta_gets_a_tensor() -> None:
+    net = wide_network("dfa")
+    net.set_rule(_HalfDFA())
+    assert_the_same_bits(net, OPTIMIZERS["momentum"], batches_of(64))
+
+
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("rule", ["dfa", "drtp"])
 def test_the_same_numbers_of_many_samples(rule: str, make: Any) -> None:

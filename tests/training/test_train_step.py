@@ -503,6 +503,25 @@ def test_steps_leave_nothing_behind(rule: str, name: str, make: MakeOptimizer) -
         gc.enable()
 
 
+@pytest.mark.parametrize(
+    ("wrap", "told"),
+    [
+        (
+            lambda net: torch.nn.Sequential(*net),
+            r"torch\.nn\.\S+Sequential: fastalign\.convert\(network, rule=\.\.\.\)",
+        ),
+        (torch.nn.DataParallel, r"torch\.nn\.\S+DataParallel, which wraps one: it is network\.module$"),
+        (torch.compile, r"torch\.\S+OptimizedModule, which wraps one: it is network\._orig_mod$"),
+        (lambda net: None, r"builtins\.NoneType"),
+    ],
+    ids=["torch's", "data parallel", "compiled", "none"],
+)
+def test_another_network_is_refused(wrap: Callable[[nn.Sequential], Any], told: str) -> None:
+    net = network("dense")
+    with pytest.raises(TypeError, match=rf"network: expected a fastalign\.nn\.Sequential with a rule, got {told}"):
+        TrainStep(wrap(net), loss="cross_entropy", optimizer=torch.optim.SGD(net.parameters(), lr=0.1))
+
+
 def test_what_it_cannot_take_is_refused() -> None:
     net = nn.Sequential(nn.Linear(8, CLASSES))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)

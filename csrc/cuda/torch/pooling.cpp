@@ -1,5 +1,6 @@
 // PEPITA's difference through max-pooling.
 
+#include "check.h"
 #include "cuda/torch/device.h"
 #include "cuda/torch/operators.h"
 #include "pooled_size.h"
@@ -21,7 +22,7 @@ std::optional<Tensor> max_pool2d_difference_cuda(const Tensor& h, const Tensor& 
     pooled[i] = pooled_size(h.size(2 + i), kernel_size[i], steps[i], padding[i], dilation[i], ceil_mode);
     if (pooled[i] < 1) return std::nullopt;
     // Not for the reference: on a GPU its gather would stop the device.
-    STD_TORCH_CHECK(windows_meet_map(h.size(2 + i), steps[i], padding[i], dilation[i], pooled[i]),
+    FASTALIGN_CHECK(windows_meet_map(h.size(2 + i), steps[i], padding[i], dilation[i], pooled[i]),
                     "dilation: expected no window that steps over a map of ", h.size(2 + i), ", got ", dilation[i]);
     pooling.kernel[i] = kernel_size[i];
     pooling.stride[i] = steps[i];

@@ -1,5 +1,6 @@
 #include "cuda/torch/products.h"
 
+#include "check.h"
 #include "loaded.h"
 
 namespace fastalign {
@@ -28,10 +29,10 @@ bool multiply_on_cuda(const torch::stable::Tensor& result, const torch::stable::
                       const torch::stable::Tensor& right, double scale, double keep) {
   if (!multiplies_on_cuda()) return false;
   if (scale == 1 && keep == 0) {
-    STABLE_TORCH_ERROR_CODE_CHECK(product()(result.get(), left.get(), right.get()));
+    check_call("mm", product()(result.get(), left.get(), right.get()));
   } else {
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        scaled_product()(result.get(), result.get(), left.get(), right.get(), /*beta=*/keep, /*alpha=*/scale));
+    check_call("addmm",
+               scaled_product()(result.get(), result.get(), left.get(), right.get(), /*beta=*/keep, /*alpha=*/scale));
   }
   return true;
 }

@@ -211,6 +211,9 @@ void probe(const std::string& name, float* result, int64_t argument) {
   if (name == "dynamic bytes") {
     return launch(dynamic_kernel, {dim3(1), dim3(threads), static_cast<size_t>(argument)}, nullptr, result, 0);
   }
+  if (name == "dynamic bytes beside static ones") {
+    return launch(uninitialised_kernel, {dim3(1), dim3(threads), static_cast<size_t>(argument)}, nullptr, result);
+  }
   if (name == "copy") return launch(copy_kernel, one, nullptr, result, number);
   if (name == "copy of bytes") return launch(copy_of_bytes_kernel, one, nullptr, result, number, 0, int64_t{0});
   if (name == "copy to") return launch(copy_of_bytes_kernel, one, nullptr, result, 16, number, int64_t{0});
