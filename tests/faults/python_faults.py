@@ -228,7 +228,7 @@ _STEPS = [
         "self.post.sum(0, dtype=torch.promote_types(self.post.dtype, torch.float32))",
         "self.post.sum(0)",
         SINK,
-        "test_as_accurate_as_the_loop and biases and bfloat16",
+        "test_a_bias_of_another_rate",
     ),
     Fault(
         "slices-each-decay-momentum",
