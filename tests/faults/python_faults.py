@@ -147,11 +147,11 @@ _RULES = [
 
 _NETWORKS = [
     Fault(
-        "convolution-signal-without-dilation",
-        "The signal goes back through a convolution as if it had no dilation.",
+        "convolution-signal-mirrored",
+        "The signal goes back through the mirror image of a convolution's kernel.",
         "fastalign/nn/passes.py",
         "weight, None, stride, padding, dilation, False, [0, 0], groups, mask",
-        "weight, None, stride, padding, [1, 1], False, [0, 0], groups, mask",
+        "weight.flip(3), None, stride, padding, dilation, False, [0, 0], groups, mask",
         "tests/nn/test_backpropagation.py",
         "test_bp_is_autograd",
     ),
@@ -205,10 +205,10 @@ _STEPS = [
     ),
     Fault(
         "state-in-the-wrong-slot",
-        "The states of several parameters come in another order than the kernels take them.",
+        "Adam's mean and its squares come in each other's place.",
         "fastalign/training/sink.py",
         "for p in parameters for name in names]",
-        "for name in names for p in parameters]",
+        "for p in parameters for name in names[::-1]]",
         SINK,
         "test_the_numbers_are_the_loops and dfa and adam",
     ),

@@ -62,7 +62,9 @@ def times_bound(message: str) -> float | None:
     """How many times its bound an error is, as a failed test says it."""
     number = r"([\d.]+(?:e[+-]?\d+)?|inf|nan)"
     pairs = re.findall(rf"{number}, expected at most {number}", message)
-    pairs += re.findall(rf"Greatest \w+ difference: {number} .*?\(up to {number} allowed\)", message)
+    pairs += re.findall(
+        rf"(?:absolute|relative) difference: {number} .*?\(up to {number} allowed\)", message, re.IGNORECASE
+    )
     ratios = [float(value) / float(bound) for value, bound in pairs if float(bound) > 0]
     return min(ratios) if ratios and ratios[0] < float("inf") else None
 
@@ -70,8 +72,9 @@ def times_bound(message: str) -> float | None:
 def first_line(message: str) -> str:
     """The line of a failure that says most."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    telling = [line for line in lines if line.startswith("Greatest absolute")]
-    return re.sub(r"^\w+Error: ", "", (telling or lines or [""])[0])[:160]
+    telling = [line for line in lines if re.match("(Greatest a|A)bsolute difference", line)]
+    line = (telling or lines or [""])[0].replace(f"{scratch.TREE}/", "")
+    return re.sub(r"^\w+Error: ", "", line)[:160]
 
 
 def failures_of(arguments: Sequence[str], level: str) -> list[tuple[str, str]]:
