@@ -40,14 +40,33 @@ def assert_as_accurate(actual: Tensor, expected: Expected) -> None:
         return
     exact = truth[finite]
     error, plain_error = (values.double()[finite] - exact for values in (actual, plain))
-    if _excess(error, exact, [plain_error], plain.dtype):
-        drawn = [values.double()[finite] - exact for values in expected.modelled()]
-        excess = _excess(error, exact, [plain_error, *drawn], plain.dtype)
-        assert not excess, excess
+    if _excess(error, exact, [plain_error], plain.dtype) is None:
+        return
+    drawn = [values.double()[finite] - exact for values in expected.modelled()]
+    excess = _excess(error, exact, [plain_error, *drawn], plain.dtype)
+    if excess is not None:
+        _fail(excess)
 
 
-def _excess(error: Tensor, exact: Tensor, yardsticks: Sequence[Tensor], dtype: torch.dtype) -> str:
-    """The first measure by which an error exceeds what the yardsticks allow, errors too; empty where none does."""
+def assert_rounded_once(actual: Tensor, truth: Tensor) -> None:
+    """Raise AssertionError where an element is wrong by more than half a unit in its last place; truth is float64."""
+    limits = torch.finfo(actual.dtype)
+    _, exponent = truth.abs().clamp(min=limits.smallest_normal).frexp()
+    units = (actual - truth).abs() / torch.ldexp(limits.eps / 2 * torch.ones_like(truth), exponent)
+    largest = units.max().item()
+    assert largest <= 0.51, f"units in the last place {largest:.3g}, expected at most 0.51"
+
+
+class Excess(NamedTuple):
+    """An error that is too large."""
+
+    times: float
+    """How many times the bound."""
+    message: str
+
+
+def _excess(error: Tensor, exact: Tensor, yardsticks: Sequence[Tensor], dtype: torch.dtype) -> Excess | None:
+    """The measure by which an error most exceeds what the yardsticks allow, errors too; None where none does."""
     allowed = [_measures(yardstick, exact) for yardstick in yardsticks]
     most = {name: FACTOR * max(measures[name] for measures in allowed) for name in allowed[0]}
     noise, number = most["root mean square error"] / FACTOR, math.sqrt(error.numel())
@@ -63,10 +82,17 @@ def _excess(error: Tensor, exact: Tensor, yardsticks: Sequence[Tensor], dtype: t
     for bias in ("signed bias", "bias away from zero"):
         most[bias] += 4 * (noise + floor) / number + 0.1 * floor
     most["angle"] += floor / size if size > 0 else math.inf
-    for name, value in _measures(error, exact).items():
-        if not value <= most[name]:
-            return f"{name} {value:.3g}, expected at most {most[name]:.3g}"
-    return ""
+    found = [(name, value) for name, value in _measures(error, exact).items() if not value <= most[name]]
+    return max((_exceeding(name, value, most[name]) for name, value in found), default=None)
+
+
+def _exceeding(name: str, value: float, most: float) -> Excess:
+    times = value / most if most > 0 and not math.isnan(value) else math.inf
+    return Excess(times, f"{name} {value:.3g}, expected at most {most:.3g}")
+
+
+def _fail(excess: Excess) -> None:
+    raise AssertionError(excess.message)
 
 
 def _measures(error: Tensor, exact: Tensor) -> dict[str, float]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DTYPES, Backend, assert_results, needs_native, run_plain, without_library
+from cases import BACKENDS, DTYPES, Backend, assert_results, expected, needs_native, run_plain, without_library
 from torch import Tensor
 
 from fastalign import reference
@@ -45,6 +45,26 @@ def test_forward(backend: Backend, activation: Activation, dtype: torch.dtype) -
 def test_backward(backend: Backend, activation: Activation, dtype: torch.dtype) -> None:
     for part in spread(dtype).split(401):
         check(backend, "activation_backward", torch.ones_like(part), part, activation, False, 0.0, None)
+
+
+@activations
+@pytest.mark.parametrize("op", ["activation_forward", "activation_backward"])
+def test_every_element_in_float32(op: str, activation: Activation) -> None:
+    """Each by itself within a few units in the last place, so that no larger one excuses it."""
+    if op == "activation_backward" and not activation.derivative_follows_from_output:
+        pytest.skip("f′ has a zero, near which its rounding error is no part of it")
+    sizes = torch.logspace(-6, 0.7, 5001)
+    a = torch.cat((sizes, -sizes, torch.linspace(-5, 5, 20001)))
+    before = () if op == "activation_forward" else (torch.ones_like(a),)
+    after = (0.0, None) if op == "activation_forward" else (False, 0.0, None)
+    (each,) = expected(op, (*before, a, activation, *after))
+    (actual,) = BACKENDS["cpu"].run(op, (*before, a, activation, *after))
+    most = 2.0 if op == "activation_forward" else 2.5
+    if activation is Activation.GELU:
+        most = 8.0  # far below 0 its exponent is rounded, a² / 2
+    error = (actual - each.truth).abs()
+    units = torch.where(error > 0, error / (torch.finfo(torch.float32).eps * each.truth.abs()), 0).max().item()
+    assert units <= most, f"units in the last place {units:.3g}, expected at most {most}"
 
 
 @without_library

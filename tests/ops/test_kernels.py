@@ -15,12 +15,15 @@ from cases import (
     WITH_OUTPUT,
     Arguments,
     Backend,
+    Draw,
     Options,
     Size,
     arguments,
     assert_results,
+    expected,
     without_library,
 )
+from compare import assert_rounded_once
 
 from fastalign import reference
 from fastalign.activations import Activation
@@ -162,10 +165,10 @@ def test_linear_forward(backend: Backend, bias: bool, inputs: int, keep: bool, d
 
 @dtypes
 @pytest.mark.parametrize("op", ["linear_forward", "linear_difference"])
-@pytest.mark.parametrize("inputs", [1, 63, 64, 130])
+@pytest.mark.parametrize("inputs", [1, 63, 64, 127, 130])
 @pytest.mark.parametrize(("samples", "units"), [(3, 90), (32, 100), (65, 23), (130, 48)])
 def test_edges_of_a_batch(op: str, samples: int, units: int, inputs: int, dtype: torch.dtype) -> None:
-    """Of the blocks of samples and units, and of the parts that long sums are taken in."""
+    """Of the blocks of samples and units, and of the parts that long sums are taken in, at AVX2 up to 128 terms."""
     size = Size(samples=samples, units=units, inputs=inputs, classes=inputs)
     check(BACKENDS["cpu"], op, arguments(op, dtype, size))
 
@@ -201,11 +204,11 @@ def test_tiles_of_halves(op: str, samples: int, units: int, inputs: int) -> None
     check(BACKENDS["cpu"], op, values)
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
 @pytest.mark.parametrize("descent", Descent, ids=lambda descent: descent.name.lower())
 @pytest.mark.parametrize("op", ["linear_steps_", "feedback_steps_"])
 def test_descent_by_large_products_of_halves(op: str, descent: Descent, weight_decay: float) -> None:
-    """Whose δ is formed in few parts, and in several."""
+    """Whose δ is formed in few parts, and in several; a decay that the rounding of velocities cannot hide."""
     options = Options(descent=descent, weight_decay=weight_decay)
     for size in (Size(samples=67, units=257, inputs=300), Size(samples=600, units=800, inputs=60)):
         check(BACKENDS["cpu"], op, arguments(op, torch.bfloat16, size, options))
@@ -253,6 +256,80 @@ def test_convolution(
     h, h_mod, x = (torch.randn(samples, *shape, generator=generator).to(dtype) for shape in (post, post, pre))
     check(backend, "conv2d_update", (h, x, *convolution, 0.25, True))
     check(backend, "pepita_conv2d_update", (h, h_mod, x, *convolution))
+
+
+def thirds_of_zero(draw: Draw, *shape: int) -> torch.Tensor:
+    """Three parts along the first dimension that add up to zero, in few digits: what a sum loses is left of it."""
+    halves = torch.randint(-64, 65, (2, *shape), generator=draw.generator) / 32
+    return torch.cat((*halves, -halves.sum(0))).to(draw.dtype)
+
+
+def assert_vanishes(total: torch.Tensor, of_part: torch.Tensor) -> None:
+    left, most = total.abs().max().item(), 1e-5 * of_part.abs().max().item()
+    assert left <= most, f"sum {left:.3g}, expected at most {most:.3g}"
+
+
+halves = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+
+
+@halves
+@pytest.mark.parametrize("op", ["feedback_term", "linear_forward", "linear_update", "conv2d_update"])
+def test_sums_of_halves_are_not_kept_in_halves(backend: Backend, op: str, dtype: torch.dtype) -> None:
+    """A sum of three parts is zero, up to what float32 loses of one: halves would lose a thousand times as much."""
+    draw, part = Draw(dtype), 32
+    if op == "conv2d_update":
+        maps, x = thirds_of_zero(draw, 1, 4, 6, 7), draw(1, 2, 6, 7).repeat(3, 1, 1, 1)
+        rest: Arguments = ([3, 3], [1, 1], [1, 1], [1, 1], 1, 1.0, True)
+        whole, of_part = (maps, x, *rest), (maps[:1], x[:1], *rest)
+    elif op == "linear_update":
+        post, pre = thirds_of_zero(draw, part, 40), draw(part, 50).repeat(3, 1)
+        whole, of_part = (post, pre, 1.0, True), (post[:part], pre[:part], 1.0, True)
+    else:
+        signal, matrix = thirds_of_zero(draw, part, 40).T.contiguous(), draw(50, part).repeat(1, 3)
+        rest = (None, Activation.IDENTITY, 0.0, None, False)
+        if op == "feedback_term":
+            rest = (draw(40, 50), Activation.IDENTITY, False, 0.0, None)
+        whole, of_part = (signal, matrix, *rest), (signal[:, :part], matrix[:, :part], *rest)
+    for total, one in zip(backend.run(op, whole), backend.run(op, of_part), strict=True):
+        if total.numel() > 0:
+            assert_vanishes(total, one)
+
+
+def test_a_long_sum_of_a_bias_keeps_what_its_additions_lose(backend: Backend) -> None:
+    """A thousand terms, each too small beside the first to change a sum in float32."""
+    post = torch.full((1152, 3), 1e-8)
+    post[0] = 1
+    _, bias = backend.run("linear_update", (post, torch.ones(1152, 2), 1.0, True))
+    torch.testing.assert_close(bias, torch.full((3,), 1 + 1151e-8), rtol=3e-7, atol=0)
+
+
+@halves
+@pytest.mark.parametrize("op", ["feedback_term", "linear_forward", "linear_update", "dfa_linear_update"])
+def test_one_term_is_rounded_once(backend: Backend, op: str, dtype: torch.dtype) -> None:
+    """To the nearest: each element is wrong by at most half a unit in its last place."""
+    if backend.name == "emulated-library":
+        pytest.skip("the library's product is rounded, and what is made of it once more")
+    size = Size(samples=1 if op.endswith("update") else 9, classes=1, units=1000, inputs=1)
+    values = list(arguments(op, dtype, size))
+    if op == "linear_forward":
+        values[2:4] = None, Activation.IDENTITY
+    if op == "dfa_linear_update":
+        values[3] = torch.ones_like(values[3])
+    for actual, each in zip(backend.run(op, tuple(values)), expected(op, values), strict=True):
+        assert_rounded_once(actual, each.truth)
+
+
+@halves
+def test_delta_of_a_convolution_is_summed_unrounded(dtype: torch.dtype) -> None:
+    """Of few multiplications on a CPU."""
+    draw = Draw(dtype)
+    error, x = thirds_of_zero(draw, 1, 10), draw(1, 2, 6, 7).repeat(3, 1, 1, 1)
+    values = (error, draw(4 * 6 * 7, 10), draw(3, 4, 6, 7), x)
+    rest = (Activation.IDENTITY, False, [3, 3], [1, 1], [1, 1], [1, 1], 1)
+    whole = BACKENDS["cpu"].run("dfa_conv2d_update", (*values, *rest))
+    one = BACKENDS["cpu"].run("dfa_conv2d_update", (error[:1], values[1], values[2][:1], x[:1], *rest))
+    for total, of_one in zip(whole, one, strict=True):
+        assert_vanishes(total, of_one)
 
 
 @without_library

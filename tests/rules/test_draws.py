@@ -20,6 +20,12 @@ def assert_uniform(tensor: Tensor, bound: float) -> None:
     assert abs(tensor.var().item() / (bound**2 / 3) - 1) < 0.1
 
 
+def generators_numbers(bound: float, *shape: int) -> Tensor:
+    """What torch's generator gives for U(±bound) after the seed 0: a bound that is a percent off differs from it."""
+    torch.manual_seed(0)
+    return bound * (2 * torch.rand(shape) - 1)
+
+
 def network(rule: rules.Rule) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
@@ -90,3 +96,21 @@ def test_initial_weights(name: str) -> None:
         else:
             assert_uniform(weight, math.sqrt(6 / fan_in))
             assert not bias.any()
+
+
+@pytest.mark.parametrize(
+    ("distribution", "bound"), [("uniform-fan-out", 1 / math.sqrt(40)), ("he-uniform", math.sqrt(6 / 40))]
+)
+def test_bound_of_a_fixed_matrix(distribution: str, bound: float) -> None:
+    expected = generators_numbers(0.5 * bound, 40, 10)
+    torch.manual_seed(0)
+    torch.testing.assert_close(feedback.draw(distribution, 40, 10, torch.empty(0), scale=0.5), expected)
+
+
+@pytest.mark.parametrize(("name", "bound"), [("uniform-fan-in", 1 / math.sqrt(40)), ("he-uniform", math.sqrt(6 / 40))])
+def test_bound_of_an_initial_weight(name: str, bound: float) -> None:
+    layer = nn.Linear(40, 10)
+    expected = generators_numbers(bound, 10, 40)
+    torch.manual_seed(0)
+    initialise(layer, name)
+    torch.testing.assert_close(layer.weight.detach(), expected)

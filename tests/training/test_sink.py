@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from compare import Expected, assert_as_accurate
+from compare import Expected, assert_as_accurate, assert_rounded_once
 from test_train_step import assert_same, batches, loop, network, steps, twins
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastalign.nn as nn
 from fastalign import TrainStep, rules
+from fastalign.ops.schemas import kernels
 from fastalign.training import train_step
 
 
@@ -101,6 +102,20 @@ def test_as_accurate_as_the_loop(rule: str, dtype: torch.dtype, name: str) -> No
 
     for found, exact, plain in zip(after(dtype, steps), after(torch.float64, loop), after(dtype, loop), strict=True):
         assert_as_accurate(found, Expected(exact, plain))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_bias_of_another_rate_is_rounded_once(dtype: torch.dtype) -> None:
+    """Its gradient is a sum of many rounded numbers, which is not rounded before the step."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 300), rule="bp").to(dtype)
+    weight, bias = net.parameters()
+    torch.nn.init.zeros_(bias)
+    x, y = torch.randn(33, 4).to(dtype), torch.randint(300, (33,))
+    _, delta = kernels.cross_entropy(net(x).detach(), y, False)
+    groups: list[dict[str, Any]] = [{"params": [weight]}, {"params": [bias], "lr": 0.3}]
+    TrainStep(net, loss="cross_entropy", optimizer=SGD(groups, lr=0.1), reduction="sum").step(x, y)
+    assert_rounded_once(bias.detach(), -0.3 * delta.double().sum(0))
 
 
 @pytest.mark.parametrize("make", FUSED.values(), ids=FUSED)
