@@ -8,7 +8,7 @@ import compare
 import pytest
 
 _found: list[compare.Excess] = []
-compare._fail = _found.append
+compare._fail = _found.append  # type: ignore[assignment]
 
 
 @pytest.hookimpl(wrapper=True)
