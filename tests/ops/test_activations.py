@@ -30,18 +30,18 @@ def check(backend: Backend, op: str, *values: Any) -> None:
     assert_results(backend.run(op, values), op, values)
 
 
-@without_library
 @dtypes
 @activations
+@without_library
 def test_forward(backend: Backend, activation: Activation, dtype: torch.dtype) -> None:
     # Size by size: the largest value must not excuse the errors of the smallest.
     for part in spread(dtype).split(401):
         check(backend, "activation_forward", part, activation, 0.0, None)
 
 
-@without_library
 @dtypes
 @activations
+@without_library
 def test_backward(backend: Backend, activation: Activation, dtype: torch.dtype) -> None:
     for part in spread(dtype).split(401):
         check(backend, "activation_backward", torch.ones_like(part), part, activation, False, 0.0, None)
@@ -67,19 +67,19 @@ def test_every_element_in_float32(op: str, activation: Activation) -> None:
     assert units <= most, f"units in the last place {units:.3g}, expected at most {most}"
 
 
-@without_library
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=["float32", "bfloat16", "float16"])
 @activations
 @pytest.mark.parametrize("size", [1e-6, 1e-3, 0.1, 0.3, 1.0, 10.0, 100.0])
+@without_library
 def test_difference(backend: Backend, size: float, activation: Activation, dtype: torch.dtype) -> None:
     for part in spread(dtype).split(401):
         delta = size * spread(dtype, 1)[802:1203]
         check(backend, "activation_difference", part, delta, activation, 0.0, None)
 
 
-@without_library
 @activations
 @pytest.mark.parametrize("size", [1e-6, 1e-3, 0.1, 0.3, 1.0, 10.0, 100.0])
+@without_library
 def test_difference_in_float64(backend: Backend, size: float, activation: Activation) -> None:
     """Element by element within the rounding of plain float64, there being no wider dtype to compare with."""
     a, delta = spread(torch.float64), size * spread(torch.float64, 1)
@@ -125,8 +125,8 @@ def test_specials_as_in_plain_pytorch(backend: Backend, dtype: torch.dtype, op: 
             assert actual.item() == plain.item(), (a[one], b[one])
 
 
-@without_library
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@without_library
 def test_every_half_goes_through_unchanged(backend: Backend, dtype: torch.dtype) -> None:
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     (same,) = backend.run("activation_forward", (every, Activation.IDENTITY, 0.0, None))
@@ -135,8 +135,8 @@ def test_every_half_goes_through_unchanged(backend: Backend, dtype: torch.dtype)
     assert same[~numbers].isnan().all()
 
 
-@without_library
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@without_library
 def test_halves_are_rounded_to_nearest_even(backend: Backend, dtype: torch.dtype) -> None:
     """The product of two halves, exact in float32, rounds as torch rounds it: ties, denormals and overflow too."""
     generator = torch.Generator().manual_seed(0)

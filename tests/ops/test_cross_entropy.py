@@ -25,20 +25,20 @@ def check(backend: Backend, values: Arguments) -> tuple[Tensor, ...]:
 
 # Around the classes at which a row takes more threads; rows in several turns of one block, in several blocks, in
 # several turns of those; classes beyond a block's threads.
-@without_library
 @dtypes
 @pytest.mark.parametrize("mean", [True, False], ids=["mean", "sum"])
 @pytest.mark.parametrize(
     ("samples", "classes"),
     [(1, 1), (257, 4), (65, 5), (64, 10), (400, 10), (33, 64), (7, 65), (9, 100), (150, 129), (40, 1000), (3, 3001)],
 )
+@without_library
 def test_shapes(backend: Backend, samples: int, classes: int, mean: bool, dtype: torch.dtype) -> None:
     check(backend, drawn(samples, classes, dtype, mean))
 
 
-@without_library
 @pytest.mark.parametrize("mean", [True, False], ids=["mean", "sum"])
 @pytest.mark.parametrize("samples", [0, 5, 600])
+@without_library
 def test_no_sample_counts(backend: Backend, samples: int, mean: bool) -> None:
     """The mean of none is no number, as in torch; the gradient is zero."""
     outputs, labels, _ = drawn(samples, 10)
@@ -47,8 +47,8 @@ def test_no_sample_counts(backend: Backend, samples: int, mean: bool) -> None:
     assert not gradient.any()
 
 
-@without_library
 @dtypes
+@without_library
 def test_labels_and_outputs_of_any_strides(backend: Backend, dtype: torch.dtype) -> None:
     outputs, labels, mean = drawn(70, 12, dtype)
     apart = torch.stack((labels, torch.full_like(labels, 1 << 40)), 1)[:, 0]
@@ -56,8 +56,8 @@ def test_labels_and_outputs_of_any_strides(backend: Backend, dtype: torch.dtype)
         check(backend, (values, apart, mean))
 
 
-@without_library
 @dtypes
+@without_library
 def test_large_outputs(backend: Backend, dtype: torch.dtype) -> None:
     """Whose exponentials overflow, each on its own, and of which the largest may stand anywhere."""
     for classes in (6, 70):
@@ -65,9 +65,9 @@ def test_large_outputs(backend: Backend, dtype: torch.dtype) -> None:
         check(backend, (torch.cat((outputs, -outputs)), torch.arange(2 * classes) % classes, True))
 
 
-@without_library
 @dtypes
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@without_library
 def test_what_is_no_number_stays_in_its_row(backend: Backend, value: float, dtype: torch.dtype) -> None:
     outputs, labels, _ = drawn(9, 40, dtype)
     outputs[3, 33] = value
@@ -77,8 +77,8 @@ def test_what_is_no_number_stays_in_its_row(backend: Backend, value: float, dtyp
     assert loss.isfinite() == (value == float("-inf"))
 
 
-@without_library
 @pytest.mark.parametrize("label", [-1, -101, 10, 1 << 40, -(1 << 62)])
+@without_library
 def test_a_label_that_is_no_class_is_an_error(backend: Backend, label: int) -> None:
     if backend.name == "cuda":
         pytest.skip("it would stop the device")

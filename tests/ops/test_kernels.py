@@ -222,7 +222,6 @@ def test_transposed_feedback(backend: Backend, dtype: torch.dtype) -> None:
         check(backend, "feedback_term", (signal, feedback.T.contiguous().T, *rest))
 
 
-@without_library
 @pytest.mark.parametrize(
     ("convolution", "pre", "post"),
     [
@@ -244,6 +243,7 @@ def test_transposed_feedback(backend: Backend, dtype: torch.dtype) -> None:
 )
 @dtypes
 @pytest.mark.parametrize("samples", [0, 1, 19])
+@without_library
 def test_convolution(
     backend: Backend,
     samples: int,
@@ -332,9 +332,9 @@ def test_delta_of_a_convolution_is_summed_unrounded(dtype: torch.dtype) -> None:
         assert_vanishes(total, of_one)
 
 
-@without_library
 @dtypes
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@without_library
 def test_convolution_of_what_is_no_number(backend: Backend, value: float, dtype: torch.dtype) -> None:
     """It reaches the taps that meet it and no other: not those at the other end of its row."""
     generator = torch.Generator().manual_seed(0)
@@ -359,10 +359,10 @@ WINDOWS: list[Arguments] = [
 ]
 
 
-@without_library
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
 @pytest.mark.parametrize("size", [(11, 9), (5, 24), (7, 75)], ids=str)
 @dtypes
+@without_library
 def test_pooling(backend: Backend, size: tuple[int, int], window: Arguments, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     h, delta = (torch.randn(3, 2, *size, generator=generator).to(dtype) for _ in range(2))
@@ -373,10 +373,10 @@ def test_pooling(backend: Backend, size: tuple[int, int], window: Arguments, dty
     check(backend, "max_pool2d_difference", (ties, delta, *window))
 
 
-@without_library
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
 @pytest.mark.parametrize("size", [(11, 9), (5, 24), (7, 75)], ids=str)
 @dtypes
+@without_library
 def test_pooling_and_back(backend: Backend, size: tuple[int, int], window: Arguments, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     h = torch.randn(3, 2, *size, generator=generator).to(dtype)
@@ -392,9 +392,9 @@ def test_pooling_and_back(backend: Backend, size: tuple[int, int], window: Argum
         check(backend, "max_pool2d_backward", (signal, values, a, Activation.SILU, False, 0.5, seed, *window))
 
 
-@without_library
 @pytest.mark.parametrize("size", [(8, 8), (15, 15), (70, 31), (71, 60), (3, 512), (2, 513)], ids=str)
 @dtypes
+@without_library
 def test_pooling_by_bands(backend: Backend, size: tuple[int, int], dtype: torch.dtype) -> None:
     """Maps that follow each other, that gather in a band, that fill several, and that are too wide for one."""
     generator = torch.Generator().manual_seed(0)
@@ -406,8 +406,8 @@ def test_pooling_by_bands(backend: Backend, size: tuple[int, int], dtype: torch.
     check(backend, "max_pool2d_backward", (signal, h, a, Activation.SILU, False, 0.5, seed, *window))
 
 
-@without_library
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@without_library
 def test_pooling_of_what_is_no_number(backend: Backend, value: float) -> None:
     """As in plain PyTorch, in h, in Δh or in both, among numbers or where a window has nothing else."""
     generator = torch.Generator().manual_seed(0)
