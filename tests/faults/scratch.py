@@ -98,7 +98,11 @@ def _run(*arguments: str) -> str:
 
 
 def _objects_of(source: Path, level: str) -> list[Path]:
-    """Return the objects that a C++ source goes into; of the instruction-set levels' only one."""
+    """Return the objects that a C++ source goes into; of the instruction-set levels' only one.
+
+    Raises:
+        RuntimeError: it goes into none, so that a fault in it could not be seen.
+    """
     from ninja import BIN_DIR
 
     command = [str(Path(BIN_DIR) / "ninja"), "-t", "deps"]
@@ -106,10 +110,12 @@ def _objects_of(source: Path, level: str) -> list[Path]:
     found = []
     for entry in listed.split("\n\n"):
         name, *dependencies = entry.splitlines() or [""]
-        built = Path(name.partition(":")[0])
-        other_level = built.name.startswith("level_") and built.stem != f"level_{level}"
-        if str(source) in map(str.strip, dependencies) and not other_level:
-            found.append(NATIVE / built)
+        built = NATIVE / name.partition(":")[0]
+        other_level = built.name.startswith("level_") and built.name != f"level_{level}.cpp.o"
+        if source in ((TREE / path.strip()).resolve() for path in dependencies) and not other_level:
+            found.append(built)
+    if not found:
+        raise RuntimeError(f"{source} is in no object that is compiled for {level}")
     return found
 
 
