@@ -36,9 +36,9 @@ def pairwise(candidates: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def _pairs(candidate: dict[str, Any]) -> set[Hashable]:
-    """The pairs of values that a candidate holds."""
+    """The pairs of values that a candidate holds, or its value where it has one alone."""
     values = [(name, _hashable(candidate[name])) for name in sorted(candidate)]
-    return set(combinations(values, 2))
+    return set(combinations(values, min(2, len(values))))
 
 
 def _hashable(value: Any) -> Hashable:

@@ -27,6 +27,10 @@ def test_pairs_that_no_candidate_holds_are_not_missed() -> None:
     assert pairs([candidates[place] for place in pairwise(candidates)]) == pairs(candidates)
 
 
+def test_every_value_of_one_parameter_is_taken() -> None:
+    assert pairwise([{"optimizer": number} for number in range(20)]) == list(range(20))
+
+
 def test_values_that_cannot_be_hashed_are_told_apart() -> None:
     candidates = [{"kernel": kernel, "stride": stride} for kernel in ([1, 1], [3, 3]) for stride in ([1], [2])]
     assert pairwise(candidates) == [0, 1, 2, 3]
