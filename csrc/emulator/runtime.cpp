@@ -15,7 +15,7 @@ using fastalign::emulator::static_shared_memory;
 constexpr uint64_t most_threads = 1024;
 constexpr unsigned most_blocks_across = 65535;  // in y and z
 constexpr unsigned most_blocks = 2147483647;    // in x
-// Of a block, static and dynamic together.
+// A block has so many bytes, static and dynamic together.
 constexpr size_t usual_shared_memory = size_t{48} << 10;
 constexpr size_t most_shared_memory = size_t{227} << 10;  // where a kernel asks for it
 

@@ -115,7 +115,7 @@ def compared(old: Sequence[Rows], new: Sequence[Rows]) -> dict[str, Any]:
 
 
 def medians(processes: Sequence[Rows]) -> dict[Key, list[float]]:
-    """Of each variant of each row, the median in each process."""
+    """Return the median of each variant of each row, in each process."""
     found: dict[Key, list[float]] = {}
     for rows in processes:
         for row in rows:

@@ -95,7 +95,7 @@ def failures_of(arguments: Sequence[str], level: str) -> list[tuple[str, str]]:
         for failure in (*case.findall("failure"), *case.findall("error")):
             name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
             found.append((name, failure.get("message") or failure.text or ""))
-    if any("the emulator did not build" in message for _, message in found):
+    if any(" did not build:" in message for _, message in found):  # as emulator.run_ninja says it
         raise RuntimeError(found[0][1])
     return found
 

@@ -25,7 +25,7 @@ class Expected(NamedTuple):
     truth: Tensor
     """In float64."""
     plain: Tensor
-    """As plain PyTorch computes it, in the dtype of the result."""
+    """What plain PyTorch computes, in the dtype of the result."""
     modelled: Callable[[], Sequence[Tensor]] = tuple
     """Draws of what arithmetic in that dtype gives; asked for only where plain PyTorch's error was exceeded."""
 

@@ -59,10 +59,12 @@ class Rounding(TorchDispatchMode):
                 return torch._decomp.decomposition_table[func](*args, **kwargs)
         result = func(*args, **kwargs)
         if operation in SUMS:
-            exact, squares, counts = (func(*tree_map(of(change), args), **kwargs) for change in (_wide, _square, _one))
+            exact, squares, counts = (
+                func(*tree_map(_of_tensors(change), args), **kwargs) for change in (_wide, _square, _one)
+            )
             return tree_map(self._sum, result, exact, squares, counts)
         if torch.Tag.pointwise in func.tags and not func._schema.is_mutable:
-            return tree_map(self._rounded, result, func(*tree_map(of(_wide), args), **kwargs))
+            return tree_map(self._rounded, result, func(*tree_map(_of_tensors(_wide), args), **kwargs))
         return result
 
     def _rounded(self, result: Any, exact: Any) -> Any:
@@ -96,8 +98,8 @@ def _uniform(bits: Tensor) -> Tensor:
     return (((bits ^ (bits >> 31)) & ((1 << 52) - 1)).double() + 0.5) / (1 << 52)
 
 
-def of(change: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
-    """The same change of what is a tensor of floating-point numbers; all else stays."""
+def _of_tensors(change: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
+    """Return a function that changes a tensor of floating-point numbers, and leaves all else as it is."""
     return lambda value: change(value) if _is_rounded(value) else value
 
 

@@ -168,7 +168,7 @@ def test_linear_forward(backend: Backend, bias: bool, inputs: int, keep: bool, d
 @pytest.mark.parametrize("inputs", [1, 63, 64, 127, 130])
 @pytest.mark.parametrize(("samples", "units"), [(3, 90), (32, 100), (65, 23), (130, 48)])
 def test_edges_of_a_batch(op: str, samples: int, units: int, inputs: int, dtype: torch.dtype) -> None:
-    """Of the blocks of samples and units, and of the parts that long sums are taken in, at AVX2 up to 128 terms."""
+    """The sizes lie around blocks of samples and units, and parts of long sums, at AVX2 of 128 terms at most."""
     size = Size(samples=samples, units=units, inputs=inputs, classes=inputs)
     check(BACKENDS["cpu"], op, arguments(op, dtype, size))
 
@@ -208,7 +208,7 @@ def test_tiles_of_halves(op: str, samples: int, units: int, inputs: int) -> None
 @pytest.mark.parametrize("descent", Descent, ids=lambda descent: descent.name.lower())
 @pytest.mark.parametrize("op", ["linear_steps_", "feedback_steps_"])
 def test_descent_by_large_products_of_halves(op: str, descent: Descent, weight_decay: float) -> None:
-    """Whose δ is formed in few parts, and in several; a decay that the rounding of velocities cannot hide."""
+    """δ is formed in few parts, and in several; the rounding of velocities cannot hide the decay."""
     options = Options(descent=descent, weight_decay=weight_decay)
     for size in (Size(samples=67, units=257, inputs=300), Size(samples=600, units=800, inputs=60)):
         check(BACKENDS["cpu"], op, arguments(op, torch.bfloat16, size, options))
@@ -321,7 +321,7 @@ def test_one_term_is_rounded_once(backend: Backend, op: str, dtype: torch.dtype)
 
 @halves
 def test_delta_of_a_convolution_is_summed_unrounded(dtype: torch.dtype) -> None:
-    """Of few multiplications on a CPU."""
+    """The CPU multiplies few such numbers itself, and rounds none in between."""
     draw = Draw(dtype)
     error, x = thirds_of_zero(draw, 1, 10), draw(1, 2, 6, 7).repeat(3, 1, 1, 1)
     values = (error, draw(4 * 6 * 7, 10), draw(3, 4, 6, 7), x)

@@ -136,7 +136,7 @@ def test_a_failed_capture_ends_what_cannot_go_on(monkeypatch: pytest.MonkeyPatch
 
 
 class StandInStream(NamedTuple):
-    """Of a device, by its number."""
+    """Make the stand-in of a device by its number."""
 
     device: int
     name: str
