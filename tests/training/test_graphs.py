@@ -136,7 +136,7 @@ def test_a_failed_capture_ends_what_cannot_go_on(monkeypatch: pytest.MonkeyPatch
 
 
 class StandInStream(NamedTuple):
-    """Make the stand-in of a device by its number."""
+    """A stream that is not there: the number of its device, and its name."""
 
     device: int
     name: str
