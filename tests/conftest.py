@@ -64,8 +64,13 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def benchmark_lock_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A benchmark on this machine does not hold up the runs of the tests, nor theirs the runs of others."""
+def folders_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What processes share through folders of the user's, the tests share with no other process.
+
+    A benchmark on this machine neither holds up the runs of the tests nor is held up by them. And torch keeps what it
+    compiled under a name that leaves ATEN_CPU_CAPABILITY out: loaded under another one, it computes wrong numbers.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
         yield
