@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fastalign.experiments.published import TABLES
-from fastalign.reproduce.collected import collect, results_page
-from fastalign.reproduce.figures import FIGURES
+from fastalign.papers.experiments.published import TABLES
+from fastalign.papers.reproduce.collected import collect, results_page
+from fastalign.papers.reproduce.figures import FIGURES
 
 ROOT = Path(__file__).parent.parent
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from fastalign.bench import environment
-from fastalign.child import python_command
+from fastalign.bench.interpreter import python_command
 
 EXPERIMENT, RULE = "pepita/mnist-fc", "pepita"
 

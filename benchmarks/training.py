@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fastalign.bench import environment
-from fastalign.child import python_command
+from fastalign.bench.interpreter import python_command
 
 RUNS = (
     "pepita/mnist-fc --rule pepita --epochs 10",

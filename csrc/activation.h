@@ -10,7 +10,7 @@
 
 namespace fastalign {
 
-// The numbers are those of fastalign.activations.Activation.
+// The numbers are those of fastalign.ops.activations.Activation.
 enum class Activation {
   identity = 0,
   tanh = 1,

@@ -1,4 +1,4 @@
-// The optimizers that every kernel knows: fastalign/descent.py has their equations.
+// The optimizers that every kernel knows: fastalign/ops/descent.py has their equations.
 
 #pragma once
 

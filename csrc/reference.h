@@ -32,7 +32,7 @@ struct OnStack<void> {
 };
 
 // What the reference kernel of an op gives. The namespace fastalign_reference holds each op's twin, whose only kernel
-// is the reference (fastalign/_native.py).
+// is the reference (fastalign/ops/native.py).
 template <typename Result, typename... Arguments>
 Result call_reference(const char* op, const Arguments&... arguments) {
   constexpr size_t most_results = 2;

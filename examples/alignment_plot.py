@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 
 import fastalign.nn as nn
-from fastalign import data
 from fastalign.analysis import alignment_angles, gradient_angles, plots
-from fastalign.training.metrics import Metrics
+from fastalign.papers import data
+from fastalign.papers.runs.metrics import Metrics
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
 digits = data.load("digits").to("cpu", torch.float32).flatten()

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 import fastalign.nn as nn
-from fastalign import data, rules
+from fastalign import rules
+from fastalign.papers import data
 from fastalign.rules import Layer, Step, Update
 
 

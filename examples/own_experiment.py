@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 
 import fastalign.nn as nn
-from fastalign import data
 from fastalign.analysis import activities, fit_plateau, plots, read_metrics
-from fastalign.experiments import experiment
-from fastalign.training.progress import Progress
-from fastalign.training.run import train
+from fastalign.papers import data
+from fastalign.papers.experiments import experiment
+from fastalign.papers.runs.progress import Progress
+from fastalign.papers.runs.run import train
 
-# A recipe is data: `fastalign.training.recipe` says what there is. This one bounds norms of weights before each step.
+# A recipe is data: `fastalign.papers.runs.recipe` says what there is. This one bounds norms of weights before a step.
 recipe = replace(experiment("digits/mlp"), name="digits/mlp-bounded", max_norms=(2.0, 2.0))
 images = data.load("digits").flatten().to("cpu", torch.float32).test.images
 

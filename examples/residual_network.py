@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastalign.nn as nn
-from fastalign import data
+from fastalign.papers import data
 
 
 class Residual(torch.nn.Module):

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import fastalign.nn as nn
-from fastalign import data
+from fastalign.papers import data
 
 
 def train() -> None:

@@ -18,7 +18,7 @@ from fastalign._version import __version__
 from fastalign.errors import UserError
 
 if TYPE_CHECKING:
-    from fastalign.training.metrics import Metrics
+    from fastalign.papers.runs.metrics import Metrics
 
 INTERRUPTED = 130
 USER_ERROR = 2
@@ -179,12 +179,12 @@ def _seeds(text: str) -> list[int]:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from fastalign.experiments import experiment
-    from fastalign.training.distributed import Processes
-    from fastalign.training.progress import Progress, progress_for_terminal
-    from fastalign.training.run import Interrupted, train
-    from fastalign.training.seeds import train_seeds
-    from fastalign.training.side_by_side import stop_at_end_of_input
+    from fastalign.papers.experiments import experiment
+    from fastalign.papers.runs.distributed import Processes
+    from fastalign.papers.runs.progress import Progress, progress_for_terminal
+    from fastalign.papers.runs.run import Interrupted, train
+    from fastalign.papers.runs.seeds import train_seeds
+    from fastalign.papers.runs.side_by_side import stop_at_end_of_input
 
     if options.stop_at_end_of_input:
         stop_at_end_of_input()
@@ -222,7 +222,7 @@ def _last_test_errors(histories: Sequence[Sequence[Metrics]]) -> str:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from fastalign.reproduce.command import reproduce
+    from fastalign.papers.reproduce.command import reproduce
 
     try:
         reproduce(
@@ -242,8 +242,8 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from fastalign.report import find_runs, report
-    from fastalign.training.atomic import write_atomically
+    from fastalign.bench.atomic import write_atomically
+    from fastalign.papers.report import find_runs, report
 
     runs = find_runs(options.runs)
     write_atomically(options.out, report(runs).encode())
@@ -252,8 +252,8 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _experiments(options: argparse.Namespace) -> int:
-    from fastalign import data
-    from fastalign.experiments import EXPERIMENTS
+    from fastalign.papers import data
+    from fastalign.papers.experiments import EXPERIMENTS
 
     widest = max(map(len, EXPERIMENTS))
     for name, recipe in EXPERIMENTS.items():
@@ -277,7 +277,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from fastalign.experiments.demo import demo
+    from fastalign.papers.demo import demo
 
     demo(options.out)
     return 0

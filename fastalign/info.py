@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from fastalign import _native
 from fastalign._version import __version__
+from fastalign.ops import native
 
 
 def collect() -> dict[str, Any]:
     """All that `fastalign info` tells, ready for JSON; each `why_not` is null where nothing stands in the way."""
-    extension, record = _native.module, _native.record
+    extension, record = native.module, native.record
     return {
         "fastalign": __version__,
         "python": platform.python_version(),
@@ -22,7 +22,7 @@ def collect() -> dict[str, Any]:
         "torch": {"version": str(torch.__version__), "cuda": torch.version.cuda},
         "binary": {
             "file": extension and extension.__file__,
-            "why_not": _native.why_not,
+            "why_not": native.why_not,
             "built_with": {name: record.get(name) for name in ("torch", "compiler", "nvcc")},
             "cpu_levels": list(extension.cpu_levels()) if extension else [],
             "cuda_architectures": list(extension.cuda_architectures()) if extension else [],
@@ -33,9 +33,9 @@ def collect() -> dict[str, Any]:
             "threads": torch.get_num_threads(),
         },
         "cuda": {
-            "why_not": _native.cuda_left_out(),
+            "why_not": native.cuda_left_out(),
             "stream_from": extension and extension.stream_source(),
-            "devices": _native.cuda_devices(),
+            "devices": native.cuda_devices(),
         },
     }
 

@@ -26,7 +26,7 @@ class Parameters {
   Parameters(const char* name, const std::vector<Tensor>& parameters, const std::vector<Tensor>& states,
              int64_t descent, const Settings& settings) {
     FASTALIGN_CHECK(descent >= 0 && descent < static_cast<int64_t>(std::size(states_of)),
-                    "descent: expected a number of fastalign.descent.Descent, got ", descent);
+                    "descent: expected a number of fastalign.ops.descent.Descent, got ", descent);
     const size_t each = states_of[descent];
     FASTALIGN_CHECK(states.size() == each * parameters.size(), "state: expected ", each, " tensors for each ", name,
                     ", got ", states.size(), " for ", parameters.size());

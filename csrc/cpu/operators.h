@@ -1,4 +1,4 @@
-// The CPU kernels as torch's dispatcher calls them: fastalign/reference.py says what each computes.
+// The CPU kernels as torch's dispatcher calls them: fastalign/ops/reference.py says what each computes.
 
 #pragma once
 

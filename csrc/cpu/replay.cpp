@@ -1,6 +1,6 @@
 // Recorded steps: the calls of one step, made one after the other without Python and its dispatch between them.
 //
-// fastalign/training/replay.py writes a program as text, a line for each call: the op, its arguments, "=", the slots of
+// fastalign/step/replay.py writes a program as text, a line for each call: the op, its arguments, "=", the slots of
 // its results, ";", the slots that nobody reads any more. The first slots are the program's inputs, then come the
 // tensors that it keeps. An argument is a letter and integers: T a tensor's slot, O one where there may be none, N
 // none, L slots of a list of tensors, i an integer, f the bits of a double, I and F a list of them. Among the results,

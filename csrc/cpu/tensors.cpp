@@ -131,7 +131,7 @@ Output output(const Tensor& tensor) { return {tensor.mutable_data_ptr(), dtype_o
 
 Activation activation_of(int64_t number) {
   FASTALIGN_CHECK(number >= 0 && number <= static_cast<int64_t>(Activation::gelu),
-                  "activation: expected a number of fastalign.activations.Activation, got ", number);
+                  "activation: expected a number of fastalign.ops.activations.Activation, got ", number);
   return static_cast<Activation>(number);
 }
 

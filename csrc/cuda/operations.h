@@ -1,4 +1,4 @@
-// Every op on CUDA, free of torch: fastalign/reference.py says what each computes. The bindings of torch and of the
+// Every op on CUDA, free of torch: fastalign/ops/reference.py says what each computes. The bindings of torch and of the
 // emulator make the views, allocate the results and call these; a `.cpp` file beside the kernels carries each out.
 //
 // All tensors of a call are on one device, of one dtype, of shapes that go together; results are contiguous, the others
@@ -69,7 +69,7 @@ struct Post {
 struct Sink {
   enum class Kind : int64_t { write, accumulate, sgd, momentum, nesterov, rmsprop, adam, adamw };
   Kind kind{};
-  View target{};     // write: ΔW; accumulate: + ΔW; else the parameter, which takes a step of fastalign/descent.py
+  View target{};     // write: ΔW; accumulate: + ΔW; else the parameter, which takes a step of fastalign/ops/descent.py
   View states[2]{};  // as many as the optimizer has
   const Settings* settings{};  // its numbers, on the device
 };

@@ -6,8 +6,8 @@ from fastalign.analysis.angles import alignment_angles, angle, gradient_angles
 from fastalign.analysis.distributions import WeightDistribution, fit_distributions
 from fastalign.analysis.embedding import tsne
 from fastalign.analysis.networks import activities, weight_norms, weights_of
-from fastalign.analysis.runs import read_metrics
 from fastalign.analysis.slowness import Plateau, fit_plateau
+from fastalign.papers.runs.reading import read_metrics
 
 __all__ = [
     "Plateau",

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fastalign.analysis.networks import evaluated, stages_of, weights_of
+from fastalign.engine.plan import ActivationLink, Stage
+from fastalign.engine.sequential import check_learns_by_rule
 from fastalign.nn import Sequential
-from fastalign.nn.plan import ActivationLink, Stage
-from fastalign.nn.sequential import check_learns_by_rule
 from fastalign.rules import FA
 
 

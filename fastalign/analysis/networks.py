@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from fastalign.nn.plan import Stage, make_plan
-from fastalign.nn.sequential import described
+from fastalign.engine.plan import Stage, make_plan
+from fastalign.engine.sequential import described
 
 
 def stages_of(network: torch.nn.Sequential) -> list[Stage]:

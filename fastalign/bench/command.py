@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from fastalign.bench import against, process
+from fastalign.bench.atomic import write_atomically
 from fastalign.bench.plan import GROUPS, Plan
 from fastalign.bench.plots import plots
+from fastalign.bench.quiet import benchmark_lock, wait_until_quiet
 from fastalign.bench.tables import builds, comparison_table, origin, tables
 from fastalign.errors import RunError, import_optional
-from fastalign.quiet import benchmark_lock, wait_until_quiet
-from fastalign.training.atomic import write_atomically
 
 
 def bench(options: argparse.Namespace) -> int:

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fastalign import info, provenance
+from fastalign import info
+from fastalign.bench import provenance
 
 
 def describe() -> dict[str, Any]:

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from fastalign.activations import Activation
 from fastalign.bench.measure import Run
 from fastalign.bench.plain import LEARNING_RATE, MOMENTUM
 from fastalign.nn import Sequential
+from fastalign.ops.activations import Activation
 from fastalign.ops.schemas import kernels
 
 aten = torch.ops.aten

@@ -15,7 +15,7 @@ from fastalign.bench.floor import passes, products
 from fastalign.bench.measure import Run, measure, name_of
 from fastalign.bench.plain import LEARNING_RATE, MOMENTUM, Convolutional, Dense, Step
 from fastalign.bench.plan import Network, Plan
-from fastalign.training.train_step import TrainStep
+from fastalign.step.train_step import TrainStep
 
 RULES = ("bp", "fa", "dfa", "drtp", "pepita")
 BATCHES = 8

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastalign.nn.layers import Block, Conv2d, Linear
-from fastalign.nn.sequential import Sequential
+from fastalign.engine.layers import Block, Conv2d, Linear
+from fastalign.engine.sequential import Sequential
 
 if TYPE_CHECKING:
     from torch.nn import *  # type: ignore[assignment]  # noqa: F403

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastalign import _native as _native  # registers the native kernels
-from fastalign.activations import Activation
 from fastalign.ops import checks
+from fastalign.ops import native as native  # registers the native kernels
 from fastalign.ops import schemas as schemas  # defines the ops
+from fastalign.ops.activations import Activation
 from fastalign.ops.autocast import autocast
 
 __all__ = [

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fastalign import reference
+from fastalign.ops import reference
 
 _CONVOLUTION = "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, int groups"
 _WINDOW = "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode"

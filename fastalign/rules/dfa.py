@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fastalign.feedback import DISTRIBUTIONS
 from fastalign.rules.base import ErrorScale, Layer, Rule, Step, Update, check_choice, check_error_scale
+from fastalign.rules.feedback import DISTRIBUTIONS
 
 
 class DFA(Rule):
     """δ_l = (B_l e) ⊙ f′(a_l), B_l fixed (Nøkland 2016, eq. 8).
 
     Args:
-        feedback: how B_l is drawn (`fastalign.feedback`); U(±1/√n_l) by default.
+        feedback: how B_l is drawn (`fastalign.rules.feedback`); U(±1/√n_l) by default.
         shared_feedback: one matrix for all layers, each taking its first n_l rows (Launay et al. 2020).
         sign_of_error: project sign(e) in place of e (sDFA; Frenkel et al. 2019).
         error_scale: s, with sign_of_error: see `Rule.sample_error_scale`.

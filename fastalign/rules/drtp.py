@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fastalign.feedback import DISTRIBUTIONS
 from fastalign.rules.base import ErrorScale, Layer, Rule, Step, Update, check_choice, check_error_scale
+from fastalign.rules.feedback import DISTRIBUTIONS
 
 
 class DRTP(Rule):
@@ -14,7 +14,7 @@ class DRTP(Rule):
     While training the network is called with the target: `net(x, target)`.
 
     Args:
-        feedback: how B_l is drawn (`fastalign.feedback`); U(±√(6/n_l)) by default.
+        feedback: how B_l is drawn (`fastalign.rules.feedback`); U(±√(6/n_l)) by default.
         error_scale: s; the signal is y*/s (by default s = N, so that hidden updates are means over the batch).
 
     Raises:

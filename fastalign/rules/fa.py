@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fastalign.initialisation import INITIALISATIONS
 from fastalign.rules.base import Layer, Rule, Step, Update, check_choice
+from fastalign.rules.initialisation import INITIALISATIONS
 
 
 class FA(Rule):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fastalign.feedback import DISTRIBUTIONS
 from fastalign.rules.base import Layer, Rule, Step, Update, check_choice
+from fastalign.rules.feedback import DISTRIBUTIONS
 
 
 class IFA(Rule):
@@ -14,7 +14,7 @@ class IFA(Rule):
     Dense layers only.
 
     Args:
-        feedback: how B_1 is drawn (`fastalign.feedback`); U(±1/√n_1) by default.
+        feedback: how B_1 is drawn (`fastalign.rules.feedback`); U(±1/√n_1) by default.
 
     Raises:
         ValueError: for an unknown name.

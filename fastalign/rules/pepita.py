@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fastalign.feedback import DISTRIBUTIONS
 from fastalign.ops.schemas import kernels
 from fastalign.rules.base import ErrorScale, Layer, Rule, Step, Update, check_choice, check_error_scale
+from fastalign.rules.feedback import DISTRIBUTIONS
 
 
 class PEPITA(Rule):
@@ -33,7 +33,7 @@ class PEPITA(Rule):
         sign_of_error: modulate by F · sign(e) / 10.
         random_modulation: α, to modulate by α r in place of F e, r ~ U[0, 1) for each sample and step (the control).
         frozen_filters: leave convolutions as they are (the control for every PEPITA convolution result).
-        projection: how F is drawn (`fastalign.feedback`), times projection_scale: 0.05 · U(±√(6/n_0)) by default.
+        projection: how F is drawn (`fastalign.rules.feedback`), times projection_scale: 0.05 · U(±√(6/n_0)) by default.
         error_scale: s, see `Rule.sample_error_scale`; all updates carry 1/s, which is the paper's 1/N.
 
     Raises:

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastalign import analysis, convert, data, nn, rules
+from fastalign import analysis, convert, nn, rules
 from fastalign.analysis import alignment_angles, angle, gradient_angles
-from fastalign.experiments.digits import MLP
-from fastalign.training.loop import Trainer
+from fastalign.papers import data
+from fastalign.papers.experiments.digits import MLP
+from fastalign.papers.runs.loop import Trainer
 
 RULES = ("bp", "fa", "dfa", "ifa", "drtp", "pepita")
 

@@ -10,10 +10,10 @@ import scipy.optimize
 import scipy.stats
 import torch
 
-from fastalign import data
 from fastalign.analysis import activities, fit_distributions, fit_plateau, tsne, weight_norms, weights_of
-from fastalign.experiments.digits import CONV
-from fastalign.training.loop import Trainer
+from fastalign.papers import data
+from fastalign.papers.experiments.digits import CONV
+from fastalign.papers.runs.loop import Trainer
 
 
 @pytest.mark.parametrize("slowness", [0.026, 0.5, 4.2])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fastalign.analysis import plots
-from fastalign.training.metrics import Metrics
+from fastalign.papers.runs.metrics import Metrics
 
 
 def history(layers: int, epochs: int = 5) -> list[Metrics]:

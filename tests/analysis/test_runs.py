@@ -6,7 +6,7 @@ import pytest
 
 from fastalign.analysis import fit_plateau, read_metrics
 from fastalign.errors import RunError
-from fastalign.training.metrics import Metrics, MetricsLog
+from fastalign.papers.runs.metrics import Metrics, MetricsLog
 
 
 def test_the_epochs_of_a_run_come_back_from_its_folder_or_its_file(tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 from tiny import TINY
 
-from fastalign import quiet
-from fastalign.bench import against, child, command, process
+from fastalign.bench import against, child, command, process, quiet
 from fastalign.bench.against import compare, compared
 from fastalign.bench.plan import Plan
 from fastalign.bench.tables import comparison_table

@@ -18,7 +18,7 @@ from fastalign.bench.plain import LEARNING_RATE, MOMENTUM, Convolutional, Dense
 from fastalign.bench.plan import Network, Plan
 from fastalign.bench.steps import FLOOR_WITH_PASSES, RULES, Steps, make, rows
 from fastalign.ops.schemas import SCHEMAS
-from fastalign.training.train_step import TrainStep
+from fastalign.step.train_step import TrainStep
 
 torch.manual_seed(0)
 CASES = [case for dtype in TINY.dtypes for case, _ in all_cases(TINY, dtype)]

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from fastalign.bench import command, process
+from fastalign.bench.quiet import Pause, a_benchmark_measures, benchmark_lock, lock_file
 from fastalign.cli import main
-from fastalign.quiet import Pause, a_benchmark_measures, benchmark_lock, lock_file
 
 HOLD = """
 import time
-from fastalign.quiet import benchmark_lock
+from fastalign.bench.quiet import benchmark_lock
 with benchmark_lock(print):
     print("held", flush=True)
     time.sleep(1000)

@@ -32,24 +32,25 @@ def check_contents(native: bool, cuda: bool) -> None:
     """The binary holds what it should, and is in use."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        from fastalign import _native, info, ops
+        from fastalign import info, ops
+        from fastalign.ops import native as loaded
     told = [str(warning.message) for warning in said if "native kernels" in str(warning.message)]
-    expect((_native.module is not None) == native, f"native kernels: expected {native}, but: {_native.why_not}")
-    expect(native or _native.record["asked_for"] or len(told) == 1, f"expected one warning without them, got {told}")
-    held = () if _native.module is None else _native.module.cuda_architectures()
+    expect((loaded.module is not None) == native, f"native kernels: expected {native}, but: {loaded.why_not}")
+    expect(native or loaded.record["asked_for"] or len(told) == 1, f"expected one warning without them, got {told}")
+    held = () if loaded.module is None else loaded.module.cuda_architectures()
     expect(bool(held) == cuda, f"CUDA kernels: expected {cuda}, the binary holds {held or None}")
-    if _native.module is not None:
+    if loaded.module is not None:
         has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
         expect(has_kernel("fastalign::feedback_term", "CPU"), "feedback_term has no CPU kernel")
         stable_stream = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
         source = "libtorch_cpu" if stable_stream else "libtorch_cuda" if torch.version.cuda else None
-        found = _native.module.stream_source()
+        found = loaded.module.stream_source()
         expect(found == source, f"the current stream: expected from {source}, got {found}")
         if cuda:
-            _native.module.register_cuda([], _native.allows_tf32)
+            loaded.module.register_cuda([], loaded.allows_tf32)
             without = {op for op in ops.schemas.SCHEMAS if not has_kernel(f"fastalign::{op}", "CUDA")}
             expect(without == FOR_A_CPU, f"no CUDA kernel for {', '.join(sorted(without))}, expected {FOR_A_CPU}")
-            found = _native.module.multiplies_on_cuda()
+            found = loaded.module.multiplies_on_cuda()
             expect(found == (torch.version.cuda is not None), f"torch's own product on CUDA: found {found}")
     printed = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "fastalign", "info", "--json"],
@@ -94,7 +95,7 @@ def widened(argument: object) -> object:
 
 def check_numbers() -> None:
     """In float64 each op agrees with the reference; elsewhere it is at most twice as far off as plain PyTorch is."""
-    from fastalign import reference
+    from fastalign.ops import reference
 
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         for name, arguments in cases(dtype):

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import fastalign._version
-from fastalign import _native, info
+from fastalign import info
+from fastalign.ops import native
 
 
 def test_it_is_json() -> None:
@@ -26,8 +27,8 @@ def test_each_line_has_a_name() -> None:
 
 
 def test_without_the_extension_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native, "module", None)
-    monkeypatch.setattr(_native, "why_not", "the compiler was on holiday")
+    monkeypatch.setattr(native, "module", None)
+    monkeypatch.setattr(native, "why_not", "the compiler was on holiday")
     told = info.collect()
     assert told["binary"]["why_not"] == "the compiler was on holiday"
     assert told["cpu"]["level"] is None
@@ -51,7 +52,7 @@ def made_up(**answers: Any) -> SimpleNamespace:
 @pytest.fixture
 def a_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with one GPU of compute capability 9.0."""
-    monkeypatch.setattr(_native, "why_not", None)
+    monkeypatch.setattr(native, "why_not", None)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
@@ -69,7 +70,7 @@ def a_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_devices(answers: dict[str, Any], reason: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native, "module", made_up(**answers))
+    monkeypatch.setattr(native, "module", made_up(**answers))
     told = info.collect()
     assert told["cuda"]["devices"] == [{"index": 0, "name": "a GPU", "capability": "9.0", "why_not": reason}]
     state = f"PyTorch reference: {reason}" if reason else "native kernels"
@@ -77,6 +78,6 @@ def test_devices(answers: dict[str, Any], reason: str | None, monkeypatch: pytes
 
 
 def test_a_binary_without_cuda_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native, "module", made_up(cuda_architectures=()))
-    monkeypatch.setattr(_native, "record", {**_native.record, "cuda_left_out": "it was built with FASTALIGN_CUDA=0"})
+    monkeypatch.setattr(native, "module", made_up(cuda_architectures=()))
+    monkeypatch.setattr(native, "record", {**native.record, "cuda_left_out": "it was built with FASTALIGN_CUDA=0"})
     assert info.collect()["cuda"]["why_not"] == "it was built with FASTALIGN_CUDA=0"

@@ -9,7 +9,7 @@ import machine_code
 import pytest
 from machine_code import Build, Kernel, faults
 
-from fastalign import _native
+from fastalign.ops import native
 
 # Of which one has too few registers, one an array that is indexed at run time, one too little of everything else.
 KERNELS = """
@@ -50,9 +50,9 @@ def tools() -> None:
 
 @pytest.mark.usefixtures("tools")
 def test_the_binary_passes() -> None:
-    if _native.module is None or not set(machine_code.GATED) <= set(_native.module.cuda_architectures()):
+    if native.module is None or not set(machine_code.GATED) <= set(native.module.cuda_architectures()):
         pytest.skip("the binary does not hold CUDA kernels for the architectures that are looked at")
-    kernels = machine_code.read(Path(str(_native.module.__file__)))
+    kernels = machine_code.read(Path(str(native.module.__file__)))
     assert faults(kernels) == []
     assert any(kernel.uses_tensor_cores for kernel in kernels)
     assert all(kernel.dynamic_shared > 0 for kernel in kernels if kernel.uses_tensor_cores)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from fastalign import _native
+from fastalign.ops import native
 
 BINARY = ("sm_80", "sm_90", "sm_90a", "sm_120", "compute_120")
-needs_extension = pytest.mark.skipif(_native.module is None, reason=f"no extension: {_native.why_not}")
+needs_extension = pytest.mark.skipif(native.module is None, reason=f"no extension: {native.why_not}")
 
 
 def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -26,8 +26,8 @@ def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 class TestLoading:
     def load(self, monkeypatch: pytest.MonkeyPatch, record: dict[str, Any]) -> tuple[object, str | None]:
-        monkeypatch.setattr(_native, "record", record)
-        return _native._load()
+        monkeypatch.setattr(native, "record", record)
+        return native._load()
 
     def test_an_extension_that_does_not_load_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "fastalign._C", None)
@@ -50,29 +50,29 @@ class TestLoading:
 class TestDevices:
     @pytest.mark.parametrize("capability", [(8, 0), (8, 6), (9, 0), (12, 0), (12, 1), (13, 0)])
     def test_runs(self, capability: tuple[int, int]) -> None:
-        assert _native.why_not_on(capability, BINARY, driver=13000, runtime=13000) is None
+        assert native.why_not_on(capability, BINARY, driver=13000, runtime=13000) is None
 
     @pytest.mark.parametrize("capability", [(7, 5), (10, 0), (11, 0)])
     def test_architecture_that_is_not_listed(self, capability: tuple[int, int]) -> None:
-        why = _native.why_not_on(capability, BINARY, driver=13000, runtime=13000)
+        why = native.why_not_on(capability, BINARY, driver=13000, runtime=13000)
         assert why is not None
         assert f"{capability[0]}.{capability[1]}" in why
         assert "sm_80" in why
 
     def test_code_for_one_architecture_alone_runs_on_no_other(self) -> None:
-        assert _native.why_not_on((9, 1), ("sm_90a",), driver=13000, runtime=13000) is not None
-        assert _native.why_not_on((9, 0), ("sm_90a",), driver=13000, runtime=13000) is None
+        assert native.why_not_on((9, 1), ("sm_90a",), driver=13000, runtime=13000) is not None
+        assert native.why_not_on((9, 0), ("sm_90a",), driver=13000, runtime=13000) is None
 
     def test_no_driver(self) -> None:
-        assert _native.why_not_on((9, 0), BINARY, driver=0, runtime=13000) == "no CUDA driver was found"
+        assert native.why_not_on((9, 0), BINARY, driver=0, runtime=13000) == "no CUDA driver was found"
 
     def test_old_driver(self) -> None:
-        why = _native.why_not_on((9, 0), BINARY, driver=12080, runtime=13000)
+        why = native.why_not_on((9, 0), BINARY, driver=12080, runtime=13000)
         assert why == "the driver runs CUDA up to 12.8, the kernels were built with 13.0"
 
     def test_a_somewhat_older_driver_runs_machine_code_but_compiles_none(self) -> None:
-        assert _native.why_not_on((9, 0), BINARY, driver=13000, runtime=13010) is None
-        why = _native.why_not_on((13, 0), BINARY, driver=13000, runtime=13010)
+        assert native.why_not_on((9, 0), BINARY, driver=13000, runtime=13010) is None
+        why = native.why_not_on((13, 0), BINARY, driver=13000, runtime=13010)
         assert why is not None
         assert "13.1" in why
 
@@ -83,12 +83,12 @@ class TestRegistration:
     def register(self, monkeypatch: pytest.MonkeyPatch, *reasons: str | None) -> tuple[list[list[bool]], list[str]]:
         devices = [{"index": i, "name": f"device {i}", "why_not": why} for i, why in enumerate(reasons)]
         registered: list[list[bool]] = []
-        monkeypatch.setattr(_native, "cuda_devices", lambda: devices)
+        monkeypatch.setattr(native, "cuda_devices", lambda: devices)
         made_up = SimpleNamespace(register_cuda=lambda usable, _: registered.append(usable))
-        monkeypatch.setattr(_native, "module", made_up)
+        monkeypatch.setattr(native, "module", made_up)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            _native._register_cuda()
+            native._register_cuda()
         return registered, [str(warning.message) for warning in said]
 
     def test_all_devices_run_the_kernels(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,19 +108,19 @@ class TestRegistration:
         def fail() -> None:
             raise RuntimeError("no such device")
 
-        monkeypatch.setattr(_native, "cuda_devices", fail)
+        monkeypatch.setattr(native, "cuda_devices", fail)
         with pytest.warns(RuntimeWarning, match="could not be registered: no such device"):
-            _native._register_cuda()
+            native._register_cuda()
 
 
 def test_precision_follows_torch_at_every_moment() -> None:
     """Both interfaces of torch's setting, the older one first: after the newer one torch refuses the older getters."""
     code = """
 import torch
-from fastalign import _native
+from fastalign.ops import native
 said = []
 def say():
-    said.append("".join(str(int(_native.allows_tf32(operation))) for operation in ("matmul", "conv")))
+    said.append("".join(str(int(native.allows_tf32(operation))) for operation in ("matmul", "conv")))
 say()
 torch.set_float32_matmul_precision("high"); say()
 torch.backends.cuda.matmul.allow_tf32 = False; say()
@@ -133,7 +133,7 @@ print(*said)
 
 
 def test_the_reference_has_a_namespace_of_its_own() -> None:
-    _native._define_references()
+    native._define_references()
     ones = torch.ones(2, 2)
     delta = torch.ops.fastalign_reference.feedback_term(ones, ones, ones, 0, False, 0.0, None)
     assert torch.equal(delta, torch.full((2, 2), 2.0))
@@ -142,9 +142,9 @@ def test_the_reference_has_a_namespace_of_its_own() -> None:
 @needs_extension
 class TestExtension:
     def test_levels(self) -> None:
-        assert _native.module is not None
-        assert _native.module.cpu_levels()[0] == "baseline"
-        assert _native.module.cpu_level() in _native.module.cpu_levels()
+        assert native.module is not None
+        assert native.module.cpu_levels()[0] == "baseline"
+        assert native.module.cpu_level() in native.module.cpu_levels()
 
     def test_unknown_level_is_refused_at_import(self) -> None:
         refused = run("import fastalign.ops", FASTALIGN_CPU_CAPABILITY="avx9")
@@ -152,39 +152,40 @@ class TestExtension:
         assert re.search("FASTALIGN_CPU_CAPABILITY.*avx9", refused.stderr)
 
     def test_baseline_by_force(self) -> None:
-        code = "from fastalign import _native; print(_native.module.cpu_level())"
+        code = "from fastalign.ops import native; print(native.module.cpu_level())"
         assert run(code, FASTALIGN_CPU_CAPABILITY="baseline").stdout == "baseline\n"
 
     def test_unknown_force_is_refused_at_import(self) -> None:
-        assert _native.module is not None
-        if not _native.module.cuda_architectures():
+        assert native.module is not None
+        if not native.module.cuda_architectures():
             pytest.skip("the binary holds no CUDA kernels")
         refused = run("import fastalign.ops", FASTALIGN_FORCE="cublas")
         assert refused.returncode != 0
         assert re.search("FASTALIGN_FORCE.*cublas", refused.stderr)
-        code = "from fastalign import _native; print(_native.module.cuda_force())"
+        code = "from fastalign.ops import native; print(native.module.cuda_force())"
         assert [run(code, FASTALIGN_FORCE=f).stdout for f in ("fused", "library")] == ["fused\n", "library\n"]
         assert run(code).stdout == "None\n"
 
     def test_the_stream_comes_from_torch(self) -> None:
-        assert _native.module is not None
+        assert native.module is not None
         stable = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
         expected = "libtorch_cpu" if stable else "libtorch_cuda" if torch.version.cuda else None
-        assert _native.module.stream_source() == expected
+        assert native.module.stream_source() == expected
 
     def test_kernels_are_registered(self) -> None:
         code = """
 import torch
-from fastalign import _native, ops
+from fastalign.ops import native
+from fastalign import ops
 has = torch._C._dispatch_has_kernel_for_dispatch_key
 print(has("fastalign::feedback_term", "CPU"), has("fastalign::feedback_term", "CUDA"))
-if _native.module.cuda_architectures():
+if native.module.cuda_architectures():
     for _ in range(2):
-        _native.module.register_cuda([True], _native.allows_tf32)
+        native.module.register_cuda([True], native.allows_tf32)
 print(has("fastalign::feedback_term", "CUDA"))
 """
-        assert _native.module is not None
-        held = bool(_native.module.cuda_architectures())
+        assert native.module is not None
+        held = bool(native.module.cuda_architectures())
         assert run(code).stdout.split() == ["True", "False", str(held)]
 
     def test_cuda_waits_for_torch_to_initialise_it(self) -> None:
@@ -193,13 +194,13 @@ import torch
 torch.version.cuda = "13.0"
 queued = []
 torch.cuda._lazy_call = queued.append
-from fastalign import _native
-print([call.__name__ for call in queued], _native.cuda_left_out())
+from fastalign.ops import native
+print([call.__name__ for call in queued], native.cuda_left_out())
 """
-        assert _native.module is not None
-        if not _native.module.cuda_architectures():
+        assert native.module is not None
+        if not native.module.cuda_architectures():
             pytest.skip("the binary holds no CUDA kernels")
-        if _native.module.stream_source() is None:
+        if native.module.stream_source() is None:
             pytest.skip("this torch tells no current CUDA stream")
         assert run(code).stdout == "['_register_cuda'] None\n"
 
@@ -210,8 +211,8 @@ class TestBinary:
     """What the binary asks of others, and shows them."""
 
     def tool(self, *command: str) -> str:
-        assert _native.module is not None
-        file = str(_native.module.__file__)
+        assert native.module is not None
+        file = str(native.module.__file__)
         return subprocess.run([*command, file], capture_output=True, text=True, check=True).stdout
 
     def test_it_needs_nothing_of_a_cuda_build_and_no_one_python(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fastalign as package
-from fastalign.training.checkpoint import load_checkpoint
+from fastalign.papers.runs.checkpoint import load_checkpoint
 
 ROOT = Path(package.__path__[0]).parent
 Fastalign = Callable[..., "Result"]

@@ -18,8 +18,9 @@ import torch
 from commands import Fastalign, command, environment, metrics_of
 
 from fastalign import TrainStep, cli
-from fastalign.experiments import EXPERIMENTS, demo
-from fastalign.training.checkpoint import load_checkpoint
+from fastalign.papers import demo
+from fastalign.papers.experiments import EXPERIMENTS
+from fastalign.papers.runs.checkpoint import load_checkpoint
 
 
 def test_a_run_writes_its_files_and_a_line_for_each_epoch(tmp_path: Path, fastalign: Fastalign) -> None:
@@ -159,8 +160,8 @@ def test_info_for_people_and_programs(fastalign: Fastalign) -> None:
 def test_the_demo_compares_three_rules_with_plain_pytorch(
     fastalign: Fastalign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastalign.experiments.demo.EPOCHS", 2)
-    monkeypatch.setattr("fastalign.experiments.demo.SECONDS", 0.1)
+    monkeypatch.setattr("fastalign.papers.demo.EPOCHS", 2)
+    monkeypatch.setattr("fastalign.papers.demo.SECONDS", 0.1)
     result = fastalign("demo")
     assert result.code == 0, result.error
     lines = result.out.splitlines()

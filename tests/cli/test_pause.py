@@ -12,8 +12,8 @@ from typing import IO
 import pytest
 from commands import Fastalign, command, environment, metrics_of
 
-from fastalign.quiet import benchmark_lock
-from fastalign.training.checkpoint import load_checkpoint
+from fastalign.bench.quiet import benchmark_lock
+from fastalign.papers.runs.checkpoint import load_checkpoint
 
 TRAIN = ("train", "digits/mlp", "--rule", "dfa", "--epochs", "3", "--device", "cpu")
 

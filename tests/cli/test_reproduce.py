@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT, Fastalign, assert_saved_and_left, environment, metrics_of
 
-from fastalign.experiments.published import BP, PEPITA, PEPITA_FROZEN, TABLES, Published, Table
+from fastalign.papers.experiments.published import BP, PEPITA, PEPITA_FROZEN, TABLES, Published, Table
 
 DIGITS = Table(
     "D1",

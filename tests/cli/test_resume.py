@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from commands import Fastalign, assert_same_bits, command, environment, metrics_of
 
-from fastalign.experiments import experiment
-from fastalign.training.checkpoint import load_checkpoint
-from fastalign.training.progress import Progress
-from fastalign.training.run import Interrupted, train
+from fastalign.papers.experiments import experiment
+from fastalign.papers.runs.checkpoint import load_checkpoint
+from fastalign.papers.runs.progress import Progress
+from fastalign.papers.runs.run import Interrupted, train
 
 SETTINGS = ("train", "digits/mlp", "--rule", "dfa", "--epochs", "12", "--device", "cpu")
 FILES = {"config.json", "metrics.jsonl", "checkpoint", "curves.png"}

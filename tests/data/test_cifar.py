@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastalign.data import DataError, cifar
+from fastalign.papers.data import DataError, cifar
 
 RECORDS = 20
 CIFAR10 = replace(cifar.CIFAR10, train_records=RECORDS, test_records=RECORDS)

@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 
-from fastalign import data
-from fastalign.data import Dataset, Splits, batches, shuffled
 from fastalign.errors import MissingPackageError
+from fastalign.papers import data
+from fastalign.papers.data import Dataset, Splits, batches, shuffled
 
 
 def test_bytes_are_scaled_to_one() -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastalign import data
-from fastalign.data import DataError
+from fastalign.papers import data
+from fastalign.papers.data import DataError
 
 PARTS = {"train": 7, "t10k": 3}
 

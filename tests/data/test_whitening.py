@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fastalign.data import Dataset, Splits, whitened
-from fastalign.data.whitening import SAMPLES_AT_ONCE
+from fastalign.papers.data import Dataset, Splits, whitened
+from fastalign.papers.data.whitening import SAMPLES_AT_ONCE
 
 
 def correlated_bytes(count: int, seed: int) -> torch.Tensor:

@@ -112,7 +112,7 @@ _RULES = [
     Fault(
         "positions-after-pooling",
         "A convolution counts the positions that pooling leaves.",
-        "fastalign/nn/passes.py",
+        "fastalign/engine/passes.py",
         "return self.activity_shape[2:].numel()",
         "return self.output_shape[2:].numel()",
         EQUATIONS,
@@ -121,7 +121,7 @@ _RULES = [
     Fault(
         "he-uniform-bound",
         "The bound of he-uniform matrices is √(6/(n + 1)).",
-        "fastalign/feedback.py",
+        "fastalign/rules/feedback.py",
         "math.sqrt(6 / n)",
         "math.sqrt(6 / (n + 1))",
         "tests/rules/test_draws.py",
@@ -129,7 +129,7 @@ _RULES = [
     Fault(
         "error-scale-of-a-sum",
         "Rules that need the error of a sample take a loss that is a sum for a mean.",
-        "fastalign/training/losses.py",
+        "fastalign/step/losses.py",
         '"sum": 1.0}',
         '"sum": None}',
         "tests/training/test_reductions.py",
@@ -138,7 +138,7 @@ _RULES = [
     Fault(
         "loss-mean-over-classes",
         "The mean of a loss by name divides by N times the classes.",
-        "fastalign/training/losses.py",
+        "fastalign/step/losses.py",
         "loss(outputs, labels) / len(labels)",
         "loss(outputs, labels) / outputs.numel()",
         "tests/training/test_losses.py tests/training/test_reductions.py",
@@ -149,7 +149,7 @@ _NETWORKS = [
     Fault(
         "convolution-signal-mirrored",
         "The signal goes back through the mirror image of a convolution's kernel.",
-        "fastalign/nn/passes.py",
+        "fastalign/engine/passes.py",
         "weight, None, stride, padding, dilation, False, [0, 0], groups, mask",
         "weight.flip(3), None, stride, padding, dilation, False, [0, 0], groups, mask",
         "tests/nn/test_backpropagation.py",
@@ -158,7 +158,7 @@ _NETWORKS = [
     Fault(
         "batch-norm-difference-without-eps",
         "PEPITA's difference through a normalization leaves its epsilon out.",
-        "fastalign/nn/links.py",
+        "fastalign/engine/links.py",
         "None, eps=module.eps)",
         "None, eps=0.0)",
         "tests/nn/test_layer_rules.py",
@@ -167,7 +167,7 @@ _NETWORKS = [
     Fault(
         "recompute-draws-anew",
         "The second run of a layer that recomputes draws other dropout masks.",
-        "fastalign/nn/recompute.py",
+        "fastalign/engine/recompute.py",
         "layer = LayerPass(before.stage, Tape(seeds))",
         "layer = LayerPass(before.stage, Tape())",
         RECOMPUTE,
@@ -179,7 +179,7 @@ _STEPS = [
     Fault(
         "bias-correction-one-step-late",
         "Adam's bias correction is that of the step before.",
-        "fastalign/training/optimizer_state.py",
+        "fastalign/step/optimizer_state.py",
         "settings_of(group, self.descent, self.steps + 1)",
         "settings_of(group, self.descent, max(self.steps, 1))",
         SINK,
@@ -188,7 +188,7 @@ _STEPS = [
     Fault(
         "dampening-ignored",
         "A step of the kernels leaves SGD's dampening out.",
-        "fastalign/training/optimizer_state.py",
+        "fastalign/step/optimizer_state.py",
         'if group["dampening"] != 0:',
         'if group["dampening"] < 0:',
         SINK,
@@ -197,7 +197,7 @@ _STEPS = [
     Fault(
         "settings-stay-the-first",
         "A replayed step keeps the learning rate that it was recorded with.",
-        "fastalign/training/optimizer_state.py",
+        "fastalign/step/optimizer_state.py",
         "if numbers == self.numbers:",
         "if numbers == self.numbers or self.numbers.learning_rate > 0:",
         SINK,
@@ -206,7 +206,7 @@ _STEPS = [
     Fault(
         "state-in-the-wrong-slot",
         "Adam's mean and its squares come in each other's place.",
-        "fastalign/training/sink.py",
+        "fastalign/step/sink.py",
         "for p in parameters for name in names]",
         "for p in parameters for name in names[::-1]]",
         SINK,
@@ -215,7 +215,7 @@ _STEPS = [
     Fault(
         "bias-stepped-twice",
         "A bias whose group differs from its weight's steps with both.",
-        "fastalign/training/sink.py",
+        "fastalign/step/sink.py",
         "step = step._replace(bias=None)",
         "step = step._replace(bias=step.bias)",
         SINK,
@@ -224,7 +224,7 @@ _STEPS = [
     Fault(
         "bias-gradient-summed-in-halves",
         "The gradient of a bias with settings of its own is rounded to bfloat16.",
-        "fastalign/training/sink.py",
+        "fastalign/step/sink.py",
         "self.post.sum(0, dtype=torch.promote_types(self.post.dtype, torch.float32))",
         "self.post.sum(0)",
         SINK,
@@ -233,7 +233,7 @@ _STEPS = [
     Fault(
         "slices-each-decay-momentum",
         "Every slice of the samples multiplies the momentum, not only the first.",
-        "fastalign/training/sink.py",
+        "fastalign/step/sink.py",
         "kept = momentum if first else 1.0",
         "kept = momentum",
         RECOMPUTE,
@@ -242,7 +242,7 @@ _STEPS = [
     Fault(
         "slices-each-decay-weights",
         "Every slice of the samples adds the weight decay, not only the first.",
-        "fastalign/training/sink.py",
+        "fastalign/step/sink.py",
         "if first and decay:",
         "if decay:",
         RECOMPUTE,
@@ -251,7 +251,7 @@ _STEPS = [
     Fault(
         "norms-limited-in-the-other-order",
         "The norms out of inputs are limited before those into units.",
-        "fastalign/training/regularisation.py",
+        "fastalign/papers/runs/regularisation.py",
         "parameter.renorm_(2, 0, largest[0]).renorm_(2, -1, largest[1])",
         "parameter.renorm_(2, -1, largest[1]).renorm_(2, 0, largest[0])",
         "tests/training/test_regularisation.py",
@@ -263,7 +263,7 @@ _REFERENCE = [
     Fault(
         "reference-output-before-dropout",
         "The reference takes f′ from an output that dropout has scaled.",
-        "fastalign/reference.py",
+        "fastalign/ops/reference.py",
         "value = value * (1 - dropout)",
         "value = value * 1",
         REFERENCE,
@@ -272,7 +272,7 @@ _REFERENCE = [
     Fault(
         "reference-bias-unscaled",
         "The reference's bias of a convolution's update is not scaled.",
-        "fastalign/reference.py",
+        "fastalign/ops/reference.py",
         "(scale * wide_post.sum((0, 2, 3)))",
         "(wide_post.sum((0, 2, 3)))",
         REFERENCE,
@@ -281,7 +281,7 @@ _REFERENCE = [
     Fault(
         "reference-divisor-without-positions",
         "The reference divides PEPITA's update of a convolution by N alone.",
-        "fastalign/reference.py",
+        "fastalign/ops/reference.py",
         "max(h.shape[0] * h.shape[2] * h.shape[3], 1)",
         "max(h.shape[0], 1)",
         REFERENCE,
@@ -290,7 +290,7 @@ _REFERENCE = [
     Fault(
         "reference-slope-at-zero",
         "The reference's ReLU has a slope at zero.",
-        "fastalign/reference.py",
+        "fastalign/ops/reference.py",
         "torch.where(a <= 0, 0 * one, one)",
         "torch.where(a < 0, 0 * one, one)",
         REFERENCE,
@@ -299,7 +299,7 @@ _REFERENCE = [
     Fault(
         "reference-adam-epsilon-in-the-root",
         "The reference adds Adam's epsilon within the root.",
-        "fastalign/reference.py",
+        "fastalign/ops/reference.py",
         "((_wide(squares) / square_correction).sqrt() + epsilon)",
         "(_wide(squares) / square_correction + epsilon).sqrt()",
         REFERENCE,
@@ -308,7 +308,7 @@ _REFERENCE = [
     Fault(
         "reference-ignored-label-counts",
         "The reference's mean of the gradient counts samples whose label leaves them out.",
-        "fastalign/reference.py",
+        "fastalign/ops/reference.py",
         "gradient / counted.sum().clamp(min=1)",
         "gradient / max(len(labels), 1)",
         "tests/ops/test_cross_entropy.py",
@@ -317,7 +317,7 @@ _REFERENCE = [
     Fault(
         "reference-nine-rounds",
         "The reference's generator makes nine rounds.",
-        "fastalign/reference.py",
+        "fastalign/ops/reference.py",
         "for _ in range(10):",
         "for _ in range(9):",
         "tests/ops/test_random.py",

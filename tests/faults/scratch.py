@@ -55,7 +55,7 @@ def prepare(emulator: bool) -> None:
 
 def level_in_use() -> str:
     """Return the instruction-set level that the kernels run on, the highest of this machine."""
-    return _run("-c", "from fastalign import _native; print(_native.module.cpu_level())").strip()
+    return _run("-c", "from fastalign.ops import native; print(native.module.cpu_level())").strip()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, RMSprop
 
 from fastalign import TrainStep, nn
-from fastalign.training import graphs
+from fastalign.step import graphs
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "momentum": lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastalign.nn as nn
-from fastalign import reference
+from fastalign.ops import reference
 
 Loss = Callable[[Tensor], Tensor]
 

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastalign import nn, rules
-from fastalign.nn.passes import LayerPass, gradients_at_once
+from fastalign.engine.passes import LayerPass, gradients_at_once
 
 
 class Calls(TorchDispatchMode):

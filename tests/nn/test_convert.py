@@ -504,5 +504,5 @@ class TestRefusals:
 
 
 def test_importing_fastalign_does_not_import_the_tracer() -> None:
-    check = "import sys, fastalign; sys.exit('fastalign.tracing' in sys.modules)"
+    check = "import sys, fastalign; sys.exit('fastalign.convert.tracing' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

@@ -78,7 +78,7 @@ def test_a_region_of_autocast_keeps_no_weights_of_steps_past() -> None:
 
 
 def test_the_gradient_of_the_input_alone_costs_no_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastalign.nn.passes import LayerPass
+    from fastalign.engine.passes import LayerPass
 
     net = plain("bp")
     torch.manual_seed(1)

@@ -15,9 +15,9 @@ from compare import Expected, assert_as_accurate
 from rounding import modelled
 from torch import Tensor
 
-from fastalign import _native, reference
-from fastalign.activations import Activation
-from fastalign.descent import Descent, Settings
+from fastalign.ops import native, reference
+from fastalign.ops.activations import Activation
+from fastalign.ops.descent import Descent, Settings
 from fastalign.ops.schemas import SCHEMAS
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -56,7 +56,7 @@ TESTED = [name for name in BACKENDS if name != "cuda" or gpu.missing() is None o
 # Tests of what the library has no part in.
 without_library = pytest.mark.parametrize("backend", [b for b in TESTED if b != "emulated-library"], indirect=True)
 
-needs_native = "" if _native.module is not None else str(_native.why_not)
+needs_native = "" if native.module is not None else str(native.why_not)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastalign import _native
+from fastalign.ops import native
 
 REQUIRED = os.environ.get("FASTALIGN_REQUIRE_CUDA") == "1"
 
@@ -22,7 +22,7 @@ def missing() -> str | None:
     """Why the CUDA kernels cannot run here, None where they can."""
     if not torch.cuda.is_available():
         return "torch sees no CUDA device"
-    return _native.cuda_left_out() or _native.cuda_devices()[torch.cuda.current_device()]["why_not"]
+    return native.cuda_left_out() or native.cuda_devices()[torch.cuda.current_device()]["why_not"]
 
 
 def skip(reason: str) -> None:

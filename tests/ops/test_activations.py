@@ -9,8 +9,8 @@ import torch
 from cases import BACKENDS, DTYPES, Backend, assert_results, expected, needs_native, run_plain, without_library
 from torch import Tensor
 
-from fastalign import reference
-from fastalign.activations import Activation
+from fastalign.ops import reference
+from fastalign.ops.activations import Activation
 
 activations = pytest.mark.parametrize("activation", Activation, ids=lambda a: a.name.lower())
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))

@@ -13,9 +13,9 @@ from cases import BACKENDS, DTYPES, LAYOUTS, Arguments, Backend, assert_results,
 from compare import assert_as_accurate
 from torch import Tensor
 
-from fastalign import reference
-from fastalign.activations import Activation
-from fastalign.descent import Descent, Settings
+from fastalign.ops import reference
+from fastalign.ops.activations import Activation
+from fastalign.ops.descent import Descent, Settings
 
 EMULATED = BACKENDS["emulated"]
 ONE_PART, MANY_PARTS = 0, 1000  # multiprocessors that leave a sum whole, and that split it

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fastalign import ops, reference
+from fastalign import ops
+from fastalign.ops import reference
 from fastalign.ops.schemas import SCHEMAS
 
 SMALL = Size(samples=4, classes=3, units=5, inputs=6)

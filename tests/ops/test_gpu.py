@@ -7,8 +7,8 @@ import pytest
 import torch
 from cases import CASES, Options, Size, arguments
 
-from fastalign import reference
-from fastalign.descent import Descent
+from fastalign.ops import reference
+from fastalign.ops.descent import Descent
 
 SMALL = Size(samples=4, classes=3, units=5, inputs=6)
 

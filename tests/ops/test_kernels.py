@@ -25,9 +25,9 @@ from cases import (
 )
 from compare import assert_rounded_once
 
-from fastalign import reference
-from fastalign.activations import Activation
-from fastalign.descent import Descent
+from fastalign.ops import reference
+from fastalign.ops.activations import Activation
+from fastalign.ops.descent import Descent
 from fastalign.ops.schemas import kernels
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from cases import needs_native
 
-from fastalign import _native
+from fastalign.ops import native
 
 pytestmark = pytest.mark.skipif(bool(needs_native), reason=needs_native)
 
-LEVELS: tuple[str, ...] = _native.module.cpu_levels() if _native.module is not None else ()
+LEVELS: tuple[str, ...] = native.module.cpu_levels() if native.module is not None else ()
 
 
 def supported(level: str) -> bool:
@@ -39,10 +39,10 @@ def test_level(level: str, marked: str) -> None:
     if not supported(level):
         assert f"this machine has no {level}" in forced(level, "-c", "import fastalign.ops").stderr
         pytest.skip(f"this machine has no {level}")
-    shown = forced(level, "-c", "from fastalign import _native; print(_native.module.cpu_level())")
+    shown = forced(level, "-c", "from fastalign.ops import native; print(native.module.cpu_level())")
     assert shown.stdout == f"{level}\n", shown.stderr
-    assert _native.module is not None
-    if level == _native.module.cpu_level():
+    assert native.module is not None
+    if level == native.module.cpu_level():
         return  # the tests beside this one run on it
     names = ("kernels", "activations", "cross_entropy", "random", "bounds")
     tests = [str(Path(__file__).with_name(f"test_{name}.py")) for name in names]
@@ -52,13 +52,13 @@ def test_level(level: str, marked: str) -> None:
 
 
 def test_highest_level_is_chosen() -> None:
-    if "FASTALIGN_CPU_CAPABILITY" not in os.environ and _native.module is not None:
-        assert _native.module.cpu_level() == [level for level in LEVELS if supported(level)][-1]
+    if "FASTALIGN_CPU_CAPABILITY" not in os.environ and native.module is not None:
+        assert native.module.cpu_level() == [level for level in LEVELS if supported(level)][-1]
 
 
 def test_levels_share_no_code() -> None:
     """A weak symbol of one level's instructions could be linked into every other; each is in its level's namespace."""
-    assert _native.module is not None
+    assert native.module is not None
     sources = Path(__file__).parents[2] / "csrc"
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:

@@ -10,7 +10,7 @@ import torch
 from cases import DTYPES, LAYOUTS, Arguments, Draw, Options, Size, arguments, assert_results
 from torch import Tensor
 
-from fastalign.activations import Activation
+from fastalign.ops.activations import Activation
 
 MISSING = emulator.missing()
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from cases import BACKENDS, DTYPES, Backend, needs_native, without_library
 
-from fastalign import reference
-from fastalign.activations import Activation
+from fastalign.ops import reference
+from fastalign.ops.activations import Activation
 
 
 def philox(counter: tuple[int, ...], key: tuple[int, int]) -> list[int]:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastalign import reference
-from fastalign.activations import Activation
-from fastalign.descent import Descent, Settings
+from fastalign.ops import reference
+from fastalign.ops.activations import Activation
+from fastalign.ops.descent import Descent, Settings
 
 F: dict[Activation, Callable[[float], float]] = {
     Activation.IDENTITY: lambda a: a,

@@ -31,9 +31,9 @@ from cases import (
 )
 from torch import Tensor
 
-from fastalign import _native
-from fastalign.activations import Activation
-from fastalign.descent import Descent
+from fastalign.ops import native
+from fastalign.ops.activations import Activation
+from fastalign.ops.descent import Descent
 from fastalign.ops.schemas import SCHEMAS
 
 NAMESPACE = "fastalign_emulated"
@@ -54,7 +54,7 @@ class Bindings:
         path = build()
         torch.ops.load_library(str(path))
         self.library = ctypes.PyDLL(str(path))
-        _native._define_references()
+        native._define_references()
 
     def has(self, op: str) -> bool:
         return torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", "CPU")

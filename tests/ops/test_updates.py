@@ -14,9 +14,9 @@ from cases import DTYPES, LAYOUTS, Draw, Size, arguments, assert_results, expect
 from compare import Expected, assert_as_accurate
 from torch import Tensor
 
-from fastalign import reference
-from fastalign.activations import Activation
-from fastalign.descent import Descent, Settings
+from fastalign.ops import reference
+from fastalign.ops.activations import Activation
+from fastalign.ops.descent import Descent, Settings
 
 MISSING = emulator.missing()
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))

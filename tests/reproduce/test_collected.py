@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from fastalign.errors import RunError
-from fastalign.experiments import experiment
-from fastalign.experiments.published import BP, PEPITA, PEPITA_FROZEN
-from fastalign.reproduce.collected import collect, histories_of, load, results_page
-from fastalign.training.metrics import Metrics, MetricsLog
+from fastalign.papers.experiments import experiment
+from fastalign.papers.experiments.published import BP, PEPITA, PEPITA_FROZEN
+from fastalign.papers.reproduce.collected import collect, histories_of, load, results_page
+from fastalign.papers.runs.metrics import Metrics, MetricsLog
 
 ROOT = Path(__file__).parents[2]
 MADE_BY = {

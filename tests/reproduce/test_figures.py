@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from fastalign import cli
-from fastalign.experiments import EXPERIMENTS, experiment
-from fastalign.experiments.published import BP, TABLES, Column
-from fastalign.reproduce.collected import collect, figure_runs_of, load, results_page
-from fastalign.reproduce.figure import TEST_ACCURACY, TEST_ERROR, Figure, Run, observed
-from fastalign.reproduce.figure_text import as_csv, as_markdown, as_text
-from fastalign.reproduce.figures import FIGURES, SLOWNESS
-from fastalign.reproduce.jobs import jobs_of
-from fastalign.training.folder import RunFolder
-from fastalign.training.metrics import Metrics, MetricsLog
-from fastalign.training.progress import Progress
-from fastalign.training.run import train
+from fastalign.papers.experiments import EXPERIMENTS, experiment
+from fastalign.papers.experiments.published import BP, TABLES, Column
+from fastalign.papers.reproduce.collected import collect, figure_runs_of, load, results_page
+from fastalign.papers.reproduce.figure import TEST_ACCURACY, TEST_ERROR, Figure, Run, observed
+from fastalign.papers.reproduce.figure_text import as_csv, as_markdown, as_text
+from fastalign.papers.reproduce.figures import FIGURES, SLOWNESS
+from fastalign.papers.reproduce.jobs import jobs_of
+from fastalign.papers.runs.folder import RunFolder
+from fastalign.papers.runs.metrics import Metrics, MetricsLog
+from fastalign.papers.runs.progress import Progress
+from fastalign.papers.runs.run import train
 
 VARIANTS = "pepita/mnist-fc-variants"
 ANGLE = observed("alignment_angle", 0, "angle (°)", reference=90)

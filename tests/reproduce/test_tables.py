@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from fastalign.experiments import EXPERIMENTS, experiment
-from fastalign.experiments.published import BP, DFA, TABLES, Published, Table
-from fastalign.quiet import benchmark_lock
-from fastalign.reproduce.figure import Figure
-from fastalign.reproduce.figures import FIGURES
-from fastalign.reproduce.jobs import jobs_of
-from fastalign.reproduce.live import _Lines, _LiveTable
-from fastalign.reproduce.render import as_csv, as_markdown, as_text
-from fastalign.reproduce.result import Histories, cell
-from fastalign.training.metrics import Metrics, MetricsLog
-from fastalign.training.side_by_side import Queue
+from fastalign.bench.quiet import benchmark_lock
+from fastalign.papers.experiments import EXPERIMENTS, experiment
+from fastalign.papers.experiments.published import BP, DFA, TABLES, Published, Table
+from fastalign.papers.reproduce.figure import Figure
+from fastalign.papers.reproduce.figures import FIGURES
+from fastalign.papers.reproduce.jobs import jobs_of
+from fastalign.papers.reproduce.live import _Lines, _LiveTable
+from fastalign.papers.reproduce.render import as_csv, as_markdown, as_text
+from fastalign.papers.reproduce.result import Histories, cell
+from fastalign.papers.runs.metrics import Metrics, MetricsLog
+from fastalign.papers.runs.side_by_side import Queue
 
 MLP = "pepita/mnist-fc"
 TABLE = Table(

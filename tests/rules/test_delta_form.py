@@ -11,7 +11,7 @@ from torch import Tensor
 
 import fastalign.nn as nn
 from fastalign import initialise
-from fastalign.nn.run import NetworkStep, StepFunction
+from fastalign.engine.run import NetworkStep, StepFunction
 
 
 class Recorded(NetworkStep):

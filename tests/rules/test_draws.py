@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import fastalign.nn as nn
-from fastalign import feedback, initialise, rules
+from fastalign import initialise, rules
+from fastalign.rules import feedback
 
 
 def assert_uniform(tensor: Tensor, bound: float) -> None:

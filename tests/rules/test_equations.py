@@ -12,8 +12,9 @@ from plain import PlainLayer
 from torch import Tensor
 
 import fastalign.nn as nn
-from fastalign import reference, rules
-from fastalign.activations import Activation
+from fastalign import rules
+from fastalign.ops import reference
+from fastalign.ops.activations import Activation
 
 CLASSES = 3
 ARCHITECTURES = ("dense", "dropout", "conv", "strided conv")

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastalign.nn as nn
-from fastalign import initialise, reference, rules
+from fastalign import initialise, rules
+from fastalign.ops import reference
 
 RULES = ["bp", "fa", "dfa", "ifa", "drtp", "pepita"]
 

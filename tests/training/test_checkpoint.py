@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from fastalign.errors import RunError
-from fastalign.training.checkpoint import load_checkpoint, save_checkpoint
-from fastalign.training.metrics import Metrics, MetricsLog
+from fastalign.papers.runs.checkpoint import load_checkpoint, save_checkpoint
+from fastalign.papers.runs.metrics import Metrics, MetricsLog
 
 STATE = {"model": {"weight": torch.arange(1000.0)}, "epochs_done": 3, "states": [torch.get_rng_state()]}
 

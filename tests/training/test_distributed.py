@@ -14,8 +14,8 @@ import train_in_parts
 
 import fastalign
 from fastalign import cli
-from fastalign.training.distributed import Processes
-from fastalign.training.metrics import Metrics, MetricsLog
+from fastalign.papers.runs.distributed import Processes
+from fastalign.papers.runs.metrics import Metrics, MetricsLog
 
 
 def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from fastalign import nn, rules
-from fastalign.data import Dataset, cifar
 from fastalign.errors import UserError
-from fastalign.experiments import EXPERIMENTS, experiment
-from fastalign.training.loop import Trainer
-from fastalign.training.losses import LOSSES
-from fastalign.training.network import build_network, freeze_filters, rule_class
-from fastalign.training.optimizers import OPTIMIZERS
-from fastalign.training.recipe import Recipe
+from fastalign.papers.data import Dataset, cifar
+from fastalign.papers.experiments import EXPERIMENTS, experiment
+from fastalign.papers.runs.loop import Trainer
+from fastalign.papers.runs.network import build_network, freeze_filters, rule_class
+from fastalign.papers.runs.optimizers import OPTIMIZERS
+from fastalign.papers.runs.recipe import Recipe
+from fastalign.step.losses import LOSSES
 
 SHAPES = {
     "digits": ((1, 8, 8), 10),

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, AdamW
 
 from fastalign import TrainStep
-from fastalign.training import graphs as cuda_graphs
-from fastalign.training import run as training_run
-from fastalign.training import train_step
-from fastalign.training.distributed import Processes
-from fastalign.training.graphs import CapturedProgram, Run
+from fastalign.papers.runs import run as training_run
+from fastalign.papers.runs.distributed import Processes
+from fastalign.step import graphs as cuda_graphs
+from fastalign.step import train_step
+from fastalign.step.graphs import CapturedProgram, Run
 
 
 class StandIn:

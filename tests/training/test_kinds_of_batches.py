@@ -11,7 +11,7 @@ from torch import Tensor
 
 import fastalign.nn as nn
 from fastalign import TrainStep
-from fastalign.training import train_step
+from fastalign.step import train_step
 
 
 class OfItsOwn(torch.nn.Module):

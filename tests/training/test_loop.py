@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastalign import TrainStep, data
-from fastalign.data import Dataset, Splits, batches, shuffled
-from fastalign.experiments import experiment
-from fastalign.training.loop import Trainer
-from fastalign.training.recipe import Recipe
+from fastalign import TrainStep
+from fastalign.papers import data
+from fastalign.papers.data import Dataset, Splits, batches, shuffled
+from fastalign.papers.experiments import experiment
+from fastalign.papers.runs.loop import Trainer
+from fastalign.papers.runs.recipe import Recipe
 
 MLP = experiment("digits/mlp")
 WITH_DROPOUT = replace(MLP, architecture=replace(MLP.architecture, hidden=(16, 16), hidden_dropout=0.2))

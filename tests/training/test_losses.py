@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastalign.training.losses import LOSSES, loss_named
-from fastalign.training.optimizers import learning_rate_at, make_optimizer
+from fastalign.papers.runs.optimizers import learning_rate_at, make_optimizer
+from fastalign.step.losses import LOSSES, loss_named
 
 PREDICTIONS = {
     "cross_entropy": lambda a: a.softmax(1),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastalign.errors import RunError
-from fastalign.training.metrics import Metrics, MetricsLog
+from fastalign.papers.runs.metrics import Metrics, MetricsLog
 
 
 def epoch(number: int, loss: float = 0.5) -> Metrics:

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from fastalign import data
-from fastalign.data import Dataset, Splits
-from fastalign.experiments import experiment
-from fastalign.training.loop import Trainer
+from fastalign.papers import data
+from fastalign.papers.data import Dataset, Splits
+from fastalign.papers.experiments import experiment
+from fastalign.papers.runs.loop import Trainer
 
 pytestmark = [
     pytest.mark.data,

@@ -16,12 +16,13 @@ from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastalign.nn as nn
-from fastalign import TrainStep, _native
-from fastalign.nn import watch
-from fastalign.training import replay
-from fastalign.training.native_replay import NativeProgram
+from fastalign import TrainStep
+from fastalign.engine import watch
+from fastalign.ops import native
+from fastalign.step import replay
+from fastalign.step.native_replay import NativeProgram
 
-pytestmark = pytest.mark.skipif(_native.module is None, reason="there is no extension")
+pytestmark = pytest.mark.skipif(native.module is None, reason="there is no extension")
 
 CLASSES = 3
 NATIVE = [rule for rule in RULES if rule in ("bp", "fa", "dfa", "dfa, shared", "drtp", "pepita")]

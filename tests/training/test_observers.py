@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch.nn.functional as F
 
-from fastalign import data
 from fastalign.analysis import gradient_angles, read_metrics
-from fastalign.data import Splits
-from fastalign.experiments.digits import MLP
 from fastalign.nn import Sequential
-from fastalign.training.loop import Trainer
-from fastalign.training.metrics import Metrics, MetricsLog
-from fastalign.training.observers import standard_observers
-from fastalign.training.progress import Progress
-from fastalign.training.run import train
+from fastalign.papers import data
+from fastalign.papers.data import Splits
+from fastalign.papers.experiments.digits import MLP
+from fastalign.papers.runs.loop import Trainer
+from fastalign.papers.runs.metrics import Metrics, MetricsLog
+from fastalign.papers.runs.observers import standard_observers
+from fastalign.papers.runs.progress import Progress
+from fastalign.papers.runs.run import train
 
 NAMES = {"alignment_angle", "gradient_angle", "weight_norm"}
 RECIPE = replace(MLP, architecture=replace(MLP.architecture, hidden=(16, 16), hidden_dropout=0.2))

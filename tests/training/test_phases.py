@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastalign import data, rules
+from fastalign import rules
 from fastalign.analysis import activities, alignment_angles
-from fastalign.data import Splits
-from fastalign.experiments.digits import MLP
 from fastalign.nn import Sequential
-from fastalign.training.loop import Trainer
-from fastalign.training.recipe import Recipe, RuleRecipe
+from fastalign.papers import data
+from fastalign.papers.data import Splits
+from fastalign.papers.experiments.digits import MLP
+from fastalign.papers.runs.loop import Trainer
+from fastalign.papers.runs.recipe import Recipe, RuleRecipe
 
 FROZEN = replace(
     MLP,

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, AdamW
 
 import fastalign.nn as nn
-from fastalign import TrainStep, _native, rules
+from fastalign import TrainStep, rules
 from fastalign.bench.measure import peak_memory
-from fastalign.nn import recompute
+from fastalign.engine import recompute
+from fastalign.ops import native
 
 LOCAL = [name for name, rule in RULES.items() if not rule.passes_through_layers]
 OPTIMIZERS: dict[str, Any] = {
@@ -307,7 +308,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.skipif(_native.module is None, reason=str(_native.why_not))
+@pytest.mark.skipif(native.module is None, reason=str(native.why_not))
 @pytest.mark.parametrize("activation", ["tanh", "gelu"])
 @pytest.mark.parametrize(
     "rule",

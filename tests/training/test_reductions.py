@@ -10,13 +10,14 @@ import torch
 from test_train_step import CLASSES, RULES, batches, network, twins
 from torch import Tensor
 
-from fastalign import TrainStep, data, rules
-from fastalign.data import Dataset, Splits
-from fastalign.experiments import experiment
+from fastalign import TrainStep, rules
 from fastalign.nn import Sequential
-from fastalign.training.loop import Trainer
-from fastalign.training.losses import LOSSES
-from fastalign.training.recipe import RuleRecipe
+from fastalign.papers import data
+from fastalign.papers.data import Dataset, Splits
+from fastalign.papers.experiments import experiment
+from fastalign.papers.runs.loop import Trainer
+from fastalign.papers.runs.recipe import RuleRecipe
+from fastalign.step.losses import LOSSES
 
 N = 32
 RECOMPUTED = [(name, "recompute") for name, rule in RULES.items() if not rule.passes_through_layers]

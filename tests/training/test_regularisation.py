@@ -8,15 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastalign import data, nn
-from fastalign.data import Dataset, Splits, shuffled
-from fastalign.experiments import experiment
-from fastalign.training.checkpoint import load_checkpoint
-from fastalign.training.loop import Trainer
-from fastalign.training.losses import binary_cross_entropy
-from fastalign.training.progress import Progress
-from fastalign.training.regularisation import adversarial, limit_norms
-from fastalign.training.run import train
+from fastalign import nn
+from fastalign.papers import data
+from fastalign.papers.data import Dataset, Splits, shuffled
+from fastalign.papers.experiments import experiment
+from fastalign.papers.runs.checkpoint import load_checkpoint
+from fastalign.papers.runs.loop import Trainer
+from fastalign.papers.runs.progress import Progress
+from fastalign.papers.runs.regularisation import adversarial, limit_norms
+from fastalign.papers.runs.run import train
+from fastalign.step.losses import binary_cross_entropy
 
 ADVERSARIAL = replace(experiment("digits/mlp"), adversarial_epsilon=0.08, loss="binary_cross_entropy", reduction="sum")
 

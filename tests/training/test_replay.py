@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastalign.training.replay import record
+from fastalign.step.replay import record
 
 
 def test_what_lies_in_one_place_is_not_recorded() -> None:

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastalign.nn as nn
 from fastalign import TrainStep, rules
 from fastalign.ops.schemas import kernels
-from fastalign.training import train_step
+from fastalign.step import train_step
 
 
 def _biases_apart(parameters: list[torch.nn.Parameter]) -> list[dict[str, Any]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fastalign.experiments import experiment
-from fastalign.training.metrics import Metrics
+from fastalign.papers.experiments import experiment
+from fastalign.papers.runs.metrics import Metrics
 
 PLAIN = experiment("nokland/mnist-2x800-tanh")
 BY_MEAN = replace(PLAIN, stop_by_running_mean=True)

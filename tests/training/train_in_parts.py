@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from fastalign import data
-from fastalign.data import Dataset, Splits
-from fastalign.experiments.digits import MLP
-from fastalign.training.distributed import Processes
-from fastalign.training.loop import Trainer
-from fastalign.training.recipe import RuleRecipe
+from fastalign.papers import data
+from fastalign.papers.data import Dataset, Splits
+from fastalign.papers.experiments.digits import MLP
+from fastalign.papers.runs.distributed import Processes
+from fastalign.papers.runs.loop import Trainer
+from fastalign.papers.runs.recipe import RuleRecipe
 
 # The last of the batches of 32 holds one sample: one of two processes has none.
 SAMPLES, BATCH = 129, 32

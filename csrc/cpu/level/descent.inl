@@ -1,4 +1,4 @@
-// What takes an update: it is written, or a parameter and its states step down it (fastalign/descent.py).
+// What takes an update: it is written, or a parameter and its states step down it (fastalign/ops/descent.py).
 
 // Rows of a gradient, `stride` apart, still to be scaled.
 template <typename W>

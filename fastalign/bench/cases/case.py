@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastalign.activations import Activation
 from fastalign.bench.measure import Run, copy_of
+from fastalign.ops.activations import Activation
 
 TANH = int(Activation.TANH)
 

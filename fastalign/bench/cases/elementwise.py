@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastalign import reference
-from fastalign.activations import Activation
 from fastalign.bench.cases.case import TANH, Case, Draw, plain_term, plain_term_from_output
+from fastalign.ops import reference
+from fastalign.ops.activations import Activation
 from fastalign.ops.schemas import kernels
 
 aten = torch.ops.aten

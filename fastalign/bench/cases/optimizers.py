@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastalign.bench.cases.case import TANH, Case, Draw, operands, plain_term_from_output, product_text
-from fastalign.descent import Descent, Settings
+from fastalign.ops.descent import Descent, Settings
 from fastalign.ops.schemas import kernels
 
 DESCENTS = {
