@@ -262,8 +262,8 @@ def extension(plan: Plan) -> Extension:
 
 def sources(plan: Plan) -> list[str]:
     """Return the source files, those that take longest first, so that no compiler runs alone at the end."""
-    patterns = ["cuda/*.cu", "cuda/*.cpp", "cuda/torch/*.cpp"] if plan.nvcc else []
-    patterns = [*patterns[:1], "cpu/level_*.cpp", *patterns[1:], "cpu/*.cpp", "*.cpp"]
+    patterns = ["cuda/**/*.cu", "cuda/**/*.cpp"] if plan.nvcc else []
+    patterns = [*patterns[:1], "cpu/kernels/*.cpp", *patterns[1:], "cpu/**/*.cpp", "python/*.cpp"]
     found = (path for pattern in patterns for path in sorted(CSRC.glob(pattern)))
     return list(dict.fromkeys(str(path.relative_to(ROOT)) for path in found))
 
@@ -283,7 +283,7 @@ def compile_sources(plan: Plan, compiler: list[str], folders: list[str], build: 
     objects = [str(build / f"{file}.o") for file in files]
     for file, output in zip(files, objects, strict=True):
         lines.append(f"build {ninja_path(output)}: {'nvcc' if file.endswith('.cu') else 'cxx'} {file}")
-        if plan.nvcc and file == "csrc/module.cpp":
+        if plan.nvcc and file == "csrc/python/module.cpp":
             lines.append(f"  macros = '-DFASTALIGN_CUDA_ARCHITECTURES=\"{' '.join(plan.architectures)}\"'")
     build.mkdir(parents=True, exist_ok=True)
     (build / "build.ninja").write_text("\n".join(lines) + "\n")

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 
 namespace fastalign {
 

@@ -16,8 +16,8 @@
 #include <sstream>
 #include <string>
 
-#include "cpu/register.h"
-#include "cpu/tensors.h"
+#include "cpu/ops/register.h"
+#include "cpu/ops/tensors.h"
 
 namespace fastalign {
 

@@ -1,6 +1,6 @@
 #include "cuda/choice.h"
 
-#include "cuda/operand.h"
+#include "cuda/ops/operand.h"
 
 namespace fastalign::cuda {
 

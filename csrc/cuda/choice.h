@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "cuda/device.h"
+#include "cuda/ops/device.h"
 
 namespace fastalign::cuda {
 

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "cuda/device.h"
+#include "cuda/ops/device.h"
 
 namespace fastalign::cuda {
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/device.h"
+#include "cuda/ops/device.h"
 #include "emulator/grid.h"
 
 namespace fastalign::emulator {

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Activation(IntEnum):
-    """An activation function f; the value is its number in `csrc/activation.h`.
+    """An activation function f; the value is its number in `csrc/common/activation.h`.
 
     Leaky slope 0.01, elu α = 1, gelu exact (erf), relu′(0) = 0.
     """

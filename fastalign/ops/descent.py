@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Descent(IntEnum):
-    """An optimizer of `torch.optim`, as it moves W by G; the value is its number in `csrc/descent.h`.
+    """An optimizer of `torch.optim`, as it moves W by G; the value is its number in `csrc/common/descent.h`.
 
     SGD: W ← W − η(G + λW). MOMENTUM: V ← μV + G + λW, W ← W − ηV. NESTEROV: the same V, W ← W − η(G + λW + μV).
     RMSPROP: R ← αR + (1 − α)(G + λW)², W ← W − η(G + λW) / (√R + ε). ADAM: M ← β₁M + (1 − β₁)(G + λW),

@@ -20,8 +20,8 @@ WARNING: The directory is not writable
   Running command Building editable for fastalign (pyproject.toml)
   running build_ext
   fastalign: no CUDA kernels, as the build found no GPU
-  compiling 1/2 csrc/cpu/update.cpp
-  compiling 2/2 csrc/module.cpp
+  compiling 1/2 csrc/cpu/ops/update.cpp
+  compiling 2/2 csrc/python/module.cpp
 Installing collected packages: torch, fastalign
 Successfully installed torch-2.13.0 fastalign-0.1.0
 """
@@ -30,12 +30,12 @@ installing
   Downloading torch-2.13.0.whl (190.1 MB)
   WARNING: The directory is not writable
   fastalign: no CUDA kernels, as the build found no GPU
-  compiling 1/2 csrc/cpu/update.cpp
-  compiling 2/2 csrc/module.cpp
+  compiling 1/2 csrc/cpu/ops/update.cpp
+  compiling 2/2 csrc/python/module.cpp
   Installing collected packages: torch, fastalign
 """
 COMPILER = """\
-  compiling 1/1 csrc/cpu/update.cpp
+  compiling 1/1 csrc/cpu/ops/update.cpp
   FAILED: [code=1] update.cpp.o
   update.cpp:1:9: error: invalid conversion
       1 | int x = "a";

@@ -280,4 +280,4 @@ class TestSources:
         )
         without = build.sources(build.Plan("c++"))
         assert without == [name for name in with_cuda if "/cuda/" not in name]
-        assert [name.startswith("csrc/cpu/level_") for name in without[:5]] == [True] * 4 + [False]
+        assert [name.startswith("csrc/cpu/kernels/level_") for name in without[:5]] == [True] * 4 + [False]

@@ -12,7 +12,7 @@ _FUNCTIONS = [
     Fault(
         "tanh-coefficient",
         "The first digit of the last coefficient of tanh's polynomial is wrong.",
-        "csrc/elementary.h",
+        "csrc/common/elementary.h",
         "r * 0.0444240794f",
         "r * 0.0344240794f",
         ACTIVATIONS,
@@ -21,7 +21,7 @@ _FUNCTIONS = [
     Fault(
         "exp-last-term",
         "The last term of the exponential's polynomial is dropped.",
-        "csrc/elementary.h",
+        "csrc/common/elementary.h",
         "(0.00139412074f + r * 1.99199144e-4f)",
         "0.00139412074f",
         ACTIVATIONS,
@@ -30,7 +30,7 @@ _FUNCTIONS = [
     Fault(
         "exp-of-negative-coefficient",
         "A digit of the last coefficient of the shorter exponential's polynomial is wrong.",
-        "csrc/elementary.h",
+        "csrc/common/elementary.h",
         "r * 0.00138146f",
         "r * 0.00118146f",
         ACTIVATIONS,
@@ -39,7 +39,7 @@ _FUNCTIONS = [
     Fault(
         "normal-cumulative-coefficient",
         "The seventh digit of the last coefficient of the normal distribution's polynomial is wrong.",
-        "csrc/elementary.h",
+        "csrc/common/elementary.h",
         "t * 0.0339466855f",
         "t * 0.0339476855f",
         ACTIVATIONS,
@@ -48,7 +48,7 @@ _FUNCTIONS = [
     Fault(
         "gelu-difference-digits-swapped",
         "Two digits of the last coefficient of gelu's difference are swapped.",
-        "csrc/activation.h",
+        "csrc/common/activation.h",
         "T(1.0 / 1920)",
         "T(1.0 / 1290)",
         ACTIVATIONS,
@@ -57,7 +57,7 @@ _FUNCTIONS = [
     Fault(
         "dropout-counter-off-by-one",
         "Each element has the random word of one four places further on.",
-        "csrc/cpu/level/epilogue.inl",
+        "csrc/cpu/kernels/epilogue.inl",
         "static_cast<uint64_t>(counter + i)",
         "static_cast<uint64_t>(counter + i + 1)",
         RANDOM,
@@ -66,7 +66,7 @@ _FUNCTIONS = [
     Fault(
         "dropout-factor-left-out",
         "What dropout keeps is not multiplied by 1/(1 − p).",
-        "csrc/dropout.h",
+        "csrc/common/dropout.h",
         ".factor = p < 1 ? 1 / (1 - p) : 0}",
         ".factor = p < 1 ? 1.0 : 0}",
         KERNELS,
@@ -75,7 +75,7 @@ _FUNCTIONS = [
     Fault(
         "output-before-dropout",
         "f′ is taken from an output that dropout has scaled.",
-        "csrc/cpu/level/loops.inl",
+        "csrc/cpu/kernels/loops.inl",
         "derivative_from_output(f, keep * h)",
         "derivative_from_output(f, h)",
         KERNELS,
@@ -84,7 +84,7 @@ _FUNCTIONS = [
     Fault(
         "derivative-from-preactivation-always",
         "f′ is taken from the output as if that were the preactivation.",
-        "csrc/cpu/feedback.cpp",
+        "csrc/cpu/ops/feedback.cpp",
         "given_output ? Finish::derivative_from_output : Finish::derivative",
         "given_output ? Finish::derivative : Finish::derivative",
         KERNELS,
@@ -96,7 +96,7 @@ _ROUNDING = [
     Fault(
         "bfloat16-ties-away",
         "Rounding to bfloat16 takes ties away from zero, not to even.",
-        "csrc/cpu/level/convert.inl",
+        "csrc/cpu/kernels/convert.inl",
         "(bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16",
         "(bits + 0x8000u) >> 16",
         ACTIVATIONS,
@@ -105,7 +105,7 @@ _ROUNDING = [
     Fault(
         "bfloat16-truncates",
         "Rounding to bfloat16 cuts digits off.",
-        "csrc/cpu/level/convert.inl",
+        "csrc/cpu/kernels/convert.inl",
         "(bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16",
         "bits >> 16",
         KERNELS,
@@ -114,7 +114,7 @@ _ROUNDING = [
     Fault(
         "float16-flushes-subnormals",
         "What is subnormal in float16 becomes zero.",
-        "csrc/cpu/level/convert.inl",
+        "csrc/cpu/kernels/convert.inl",
         "magnitude < 0x38800000u ? denormal : normal",
         "magnitude < 0x38800000u ? 0u : normal",
         ACTIVATIONS,
@@ -123,7 +123,7 @@ _ROUNDING = [
     Fault(
         "delta-rounded-once-more",
         "δ of a convolution in bfloat16 is rounded to bfloat16 before its update is summed.",
-        "csrc/cpu/convolution.cpp",
+        "csrc/cpu/ops/convolution.cpp",
         "own_kernel_takes(c, kept, x) ? wide_dtype(kept) : update_dtype(kept, x, c)",
         "kept.scalar_type()",
         KERNELS,
@@ -132,7 +132,7 @@ _ROUNDING = [
     Fault(
         "bias-summed-in-float32",
         "The long sum of a bias is kept in float32, not in float64.",
-        "csrc/cpu/level/sums.inl",
+        "csrc/cpu/kernels/sums.inl",
         "double sums[block] = {};",
         "W sums[block] = {};",
         KERNELS,
@@ -141,7 +141,7 @@ _ROUNDING = [
     Fault(
         "bias-summed-in-bfloat16",
         "The matrix unit's sum of a bias is rounded to bfloat16 after every term.",
-        "csrc/cpu/level/matrix_unit.inl",
+        "csrc/cpu/kernels/matrix_unit.inl",
         "sums[i] += double(terms[i])",
         "sums[i] = widen_bfloat16(narrow_bfloat16(float(sums[i] + terms[i])))",
         KERNELS,
@@ -151,7 +151,7 @@ _ROUNDING = [
     Fault(
         "share-of-squares-in-float32",
         "1 − β₂ is taken after β₂ was rounded to float32.",
-        "csrc/cpu/level/descent.inl",
+        "csrc/cpu/kernels/descent.inl",
         "square_share(W(1 - s.square_decay))",
         "square_share(W(1) - W(s.square_decay))",
         KERNELS,
@@ -163,7 +163,7 @@ _SUMS = [
     Fault(
         "last-class-of-a-part",
         "The last class of every part but the first of a long projection is left out.",
-        "csrc/cpu/level/projection.inl",
+        "csrc/cpu/kernels/projection.inl",
         "c < last_class; ++c",
         "c < last_class - (first_class > 0); ++c",
         KERNELS,
@@ -172,7 +172,7 @@ _SUMS = [
     Fault(
         "last-column-stale",
         "The last column of a strip is left as it was where it is one too many for a vector.",
-        "csrc/cpu/level/projection.inl",
+        "csrc/cpu/kernels/projection.inl",
         "for (; column < count; column += lanes<W>) {\n    tile_in_parts",
         "for (; column + 1 < count; column += lanes<W>) {\n    tile_in_parts",
         KERNELS,
@@ -182,7 +182,7 @@ _SUMS = [
     Fault(
         "one-lane-wrong",
         "AVX2's sums of a batch leave the last lane of a tile's last vector out of later parts.",
-        "csrc/cpu/level/batch.inl",
+        "csrc/cpu/kernels/batch.inl",
         "memcpy(&before, place, sizeof(Vector));\n",
         "memcpy(&before, place, sizeof(Vector));\n        if (v == vectors - 1) before[lanes<W> - 1] = 0;\n",
         KERNELS,
@@ -192,7 +192,7 @@ _SUMS = [
     Fault(
         "last-term-of-a-tile",
         "The matrix unit leaves out the last term of a row that does not fill its tiles.",
-        "csrc/cpu/level/matrix_unit.inl",
+        "csrc/cpu/kernels/matrix_unit.inl",
         "size_t(from.columns) * sizeof(uint16_t)",
         "size_t(from.columns - 1) * sizeof(uint16_t)",
         KERNELS,
@@ -202,7 +202,7 @@ _SUMS = [
     Fault(
         "last-sample-of-a-tile",
         "The matrix unit leaves out the last sample of an update whose samples do not fill its tiles.",
-        "csrc/cpu/level/matrix_unit.inl",
+        "csrc/cpu/kernels/matrix_unit.inl",
         "if (row + i < from.rows) memcpy",
         "if (row + i + 1 < from.rows) memcpy",
         KERNELS,
@@ -212,7 +212,7 @@ _SUMS = [
     Fault(
         "decay-forgotten-by-the-matrix-unit",
         "Momentum's step of whole vectors of bfloat16 leaves the weight decay out.",
-        "csrc/cpu/level/matrix_unit.inl",
+        "csrc/cpu/kernels/matrix_unit.inl",
         "scale * _mm512_loadu_ps(g) + n.weight_decay * p",
         "scale * _mm512_loadu_ps(g) + 0 * p",
         KERNELS,
@@ -222,7 +222,7 @@ _SUMS = [
     Fault(
         "bias-unscaled",
         "The bias of an update of few samples is not scaled.",
-        "csrc/cpu/level/update.inl",
+        "csrc/cpu/kernels/update.inl",
         "W(u.scale * sums[i])",
         "W(sums[i])",
         KERNELS,
@@ -231,7 +231,7 @@ _SUMS = [
     Fault(
         "wrong-row-of-a-bias",
         "The bias of every part of a layer's units steps at the place of the first part.",
-        "csrc/cpu/descent.cpp",
+        "csrc/cpu/ops/descent.cpp",
         "from(step.bias, first * size)",
         "from(step.bias, 0)",
         KERNELS,
@@ -240,7 +240,7 @@ _SUMS = [
     Fault(
         "softmax-of-the-last-stretch",
         "The sum of exponentials of a wide row is that of its last stretch.",
-        "csrc/cpu/level/cross_entropy.inl",
+        "csrc/cpu/kernels/cross_entropy.inl",
         "{ sum += exponentials(part, most, gradient); }",
         "{ sum = exponentials(part, most, gradient); }",
         "tests/ops/test_cross_entropy.py",
@@ -249,7 +249,7 @@ _SUMS = [
     Fault(
         "ignored-label-counts",
         "The mean of the gradient counts samples whose label leaves them out.",
-        "csrc/cpu/cross_entropy.cpp",
+        "csrc/cpu/ops/cross_entropy.cpp",
         "1.0 / static_cast<double>(count) : 1.0",
         "1.0 / static_cast<double>(rows) : 1.0",
         "tests/ops/test_cross_entropy.py",
@@ -261,7 +261,7 @@ _OPTIMIZERS = [
     Fault(
         "momentum-dampened",
         "Momentum takes 1 − μ of the gradient.",
-        "csrc/cpu/level/descent.inl",
+        "csrc/cpu/kernels/descent.inl",
         "stored(n.momentum * widen(first[i]) + g, first[i])",
         "stored(n.momentum * widen(first[i]) + n.mean_share * g, first[i])",
         KERNELS,
@@ -270,7 +270,7 @@ _OPTIMIZERS = [
     Fault(
         "nesterov-without-its-gradient",
         "Nesterov's step is momentum's.",
-        "csrc/cpu/level/descent.inl",
+        "csrc/cpu/kernels/descent.inl",
         "velocity : g + n.momentum * velocity",
         "velocity : velocity",
         KERNELS,
@@ -279,7 +279,7 @@ _OPTIMIZERS = [
     Fault(
         "adam-epsilon-corrected",
         "Adam adds epsilon before the correction of the root, which multiplies it too.",
-        "csrc/cpu/level/descent.inl",
+        "csrc/cpu/kernels/descent.inl",
         "(n.root_factor * root(squares) + n.epsilon)",
         "(n.root_factor * (root(squares) + n.epsilon))",
         KERNELS,
@@ -288,7 +288,7 @@ _OPTIMIZERS = [
     Fault(
         "adamw-decays-after-the-step",
         "AdamW's weight decays after its step, which then decays too.",
-        "csrc/cpu/level/descent.inl",
+        "csrc/cpu/kernels/descent.inl",
         "narrow(p - n.learning_rate * step, parameter[i])",
         "narrow(p - n.learning_rate * step * (descent == Descent::adamw ? 1 - n.learning_rate * n.weight_decay : W(1)),"
         " parameter[i])",
@@ -298,7 +298,7 @@ _OPTIMIZERS = [
     Fault(
         "decay-forgotten-by-the-library",
         "Momentum's step by the library's product leaves the weight decay out.",
-        "csrc/cpu/update.cpp",
+        "csrc/cpu/ops/update.cpp",
         "weight.descent == Descent::momentum && weight.settings->weight_decay == 0",
         "weight.descent == Descent::momentum",
         KERNELS,
@@ -310,7 +310,7 @@ _MAPS = [
     Fault(
         "dilation-ignored",
         "The own update of a convolution reads its taps side by side.",
-        "csrc/cpu/level/convolution.inl",
+        "csrc/cpu/kernels/convolution.inl",
         "(input * height + row * u.dilation[0]) * width + column * u.dilation[1]",
         "(input * height + row) * width + column",
         KERNELS,
@@ -319,7 +319,7 @@ _MAPS = [
     Fault(
         "padding-off-by-one",
         "The padded input lies a column too far left.",
-        "csrc/cpu/level/convolution.inl",
+        "csrc/cpu/kernels/convolution.inl",
         "memcpy(pre + padded_row * width + u.padding[1], from",
         "memcpy(pre + padded_row * width + u.padding[1] - (u.padding[1] > 0), from",
         KERNELS,
@@ -328,7 +328,7 @@ _MAPS = [
     Fault(
         "last-sample-of-a-chunk",
         "The last sample of a batch is left out of a convolution's update.",
-        "csrc/cpu/level/convolution.inl",
+        "csrc/cpu/kernels/convolution.inl",
         "first + u.chunk : u.samples;",
         "first + u.chunk : u.samples - 1;",
         KERNELS,
@@ -337,7 +337,7 @@ _MAPS = [
     Fault(
         "last-column-of-a-map",
         "The last column of the output's map is left out of a convolution's update.",
-        "csrc/cpu/level/convolution.inl",
+        "csrc/cpu/kernels/convolution.inl",
         "lane <= (u.output_width - 1) % side",
         "lane < (u.output_width - 1) % side",
         KERNELS,
@@ -346,7 +346,7 @@ _MAPS = [
     Fault(
         "convolution-bias-unscaled",
         "The bias of a convolution's update is not scaled.",
-        "csrc/cpu/convolution.cpp",
+        "csrc/cpu/ops/convolution.cpp",
         "scale_into(bias_update, totals, scale)",
         "scale_into(bias_update, totals, 1)",
         KERNELS,
@@ -355,7 +355,7 @@ _MAPS = [
     Fault(
         "pooling-ties-to-the-last",
         "The maximum of a window is the last of equals.",
-        "csrc/cpu/level/pooling.inl",
+        "csrc/cpu/kernels/pooling.inl",
         "const auto moves = (h > value) | (h != h);",
         "const auto moves = (h >= value) | (h != h);",
         KERNELS,

@@ -13,7 +13,7 @@ FAULTS = [
     Fault(
         "cuda-last-class-of-a-part",
         "The last class of every part but the first of a projection is left out.",
-        "csrc/cuda/projection.cu",
+        "csrc/cuda/kernels/projection.cu",
         "for (int c = 0; c < classes; ++c) {",
         "for (int c = 0; c < classes - (first > 0); ++c) {",
         PROJECTIONS,
@@ -22,7 +22,7 @@ FAULTS = [
     Fault(
         "cuda-projection-summed-in-bfloat16",
         "A projection in 16 bits rounds its sums after every 32 classes.",
-        "csrc/cuda/projection.cu",
+        "csrc/cuda/kernels/projection.cu",
         "      add_to(sums);\n",
         "      add_to(sums);\n      for (auto& row : sums)\n        for (W& sum : row) sum = W(T(sum));\n",
         KERNELS,
@@ -31,7 +31,7 @@ FAULTS = [
     Fault(
         "cuda-output-before-dropout",
         "f′ is taken from an output that dropout has scaled.",
-        "csrc/cuda/epilogue.cuh",
+        "csrc/cuda/device/epilogue.cuh",
         "derivative_from_output(decltype(f)::value, keep * h)",
         "derivative_from_output(decltype(f)::value, h)",
         KERNELS,
@@ -40,7 +40,7 @@ FAULTS = [
     Fault(
         "cuda-dropout-word-of-the-neighbour",
         "A vector's second four elements have the random words of its first.",
-        "csrc/cuda/epilogue.cuh",
+        "csrc/cuda/device/epilogue.cuh",
         "drop<count>(epilogue, index + i, values + i);",
         "drop<count>(epilogue, index + i / 8 * 8, values + i);",
         KERNELS,
@@ -49,7 +49,7 @@ FAULTS = [
     Fault(
         "cuda-difference-biased",
         "The difference of two halves is too small by about half a unit in the last place.",
-        "csrc/cuda/difference.cuh",
+        "csrc/cuda/device/difference.cuh",
         "minuend[j] = T(Wide<T>(minuend[j]) - Wide<T>(subtrahend[j]));",
         "minuend[j] = T((Wide<T>(minuend[j]) - Wide<T>(subtrahend[j])) * Wide<T>(sizeof(T) == 2 ? 0.998 : 1));",
         UPDATES,
@@ -58,7 +58,7 @@ FAULTS = [
     Fault(
         "cuda-delta-rounded-once-more",
         "δ of halves is rounded before f′ is applied, and again after.",
-        "csrc/cuda/update.cu",
+        "csrc/cuda/kernels/update.cu",
         "elements[u] = T(values[u] * slope);",
         "elements[u] = T(W(T(values[u])) * slope);",
         KERNELS,
@@ -67,7 +67,7 @@ FAULTS = [
     Fault(
         "cuda-bias-without-compensation",
         "The long sum of a bias carries along nothing of what its additions lose.",
-        "csrc/cuda/long_sum.cuh",
+        "csrc/cuda/device/long_sum.cuh",
         "lost_ = lost == lost ? lost : W(0);",
         "lost_ = W(0) * (lost == lost ? lost : W(0));",
         KERNELS,
@@ -76,7 +76,7 @@ FAULTS = [
     Fault(
         "cuda-bias-of-one-half",
         "A bias is summed over every second sample.",
-        "csrc/cuda/update.cu",
+        "csrc/cuda/kernels/update.cu",
         "bias.add(memory.bias[unit]);",
         "",
         UPDATES,
@@ -85,7 +85,7 @@ FAULTS = [
     Fault(
         "cuda-last-part-of-a-split-sum",
         "The second stage leaves out the last part of a sum.",
-        "csrc/cuda/second_stage.cu",
+        "csrc/cuda/kernels/second_stage.cu",
         ".number = sum.number,",
         ".number = sum.number - (sum.number > 1),",
         UPDATES,
@@ -94,7 +94,7 @@ FAULTS = [
     Fault(
         "cuda-scaled-twice",
         "A sum in parts is scaled by each part's sink and again by the second stage.",
-        "csrc/cuda/update.cu",
+        "csrc/cuda/kernels/update.cu",
         "sink_of_parts(device, update.bias, update.scale, job.units, job.parts(), dtype, sums), 1}",
         "sink_of_parts(device, update.bias, update.scale * update.scale, job.units, job.parts(), dtype, sums), 1}",
         UPDATES,
@@ -103,7 +103,7 @@ FAULTS = [
     Fault(
         "cuda-nesterov-without-its-gradient",
         "Nesterov's step is momentum's.",
-        "csrc/cuda/sink.cuh",
+        "csrc/cuda/device/sink.cuh",
         "velocity : gradient + n.momentum * velocity",
         "velocity : velocity",
         UPDATES,
@@ -112,7 +112,7 @@ FAULTS = [
     Fault(
         "cuda-adam-epsilon-in-the-root",
         "Adam adds epsilon within the root.",
-        "csrc/cuda/sink.cuh",
+        "csrc/cuda/device/sink.cuh",
         "(root + n.epsilon));",
         "sqrt(root * root + n.epsilon * n.epsilon));",
         UPDATES,
@@ -121,7 +121,7 @@ FAULTS = [
     Fault(
         "cuda-adamw-decays-after-the-step",
         "AdamW's weight decays after its step, which then decays too.",
-        "csrc/cuda/sink.cuh",
+        "csrc/cuda/device/sink.cuh",
         "return weight - n.learning_rate * (W(first_state) / n.momentum_correction / (root + n.epsilon));",
         "return weight - n.learning_rate * (W(first_state) / n.momentum_correction / (root + n.epsilon)) *\n"
         "                        (kind == Kind::adamw ? 1 - n.learning_rate * n.weight_decay : W(1));",
@@ -131,7 +131,7 @@ FAULTS = [
     Fault(
         "cuda-groups-mixed-up",
         "Every group of a convolution reads the inputs of the first.",
-        "csrc/cuda/convolution_update.cu",
+        "csrc/cuda/kernels/convolution_update.cu",
         "tap_of(first_column + thread, group * p.inputs, p.sums)",
         "tap_of(first_column + thread, 0, p.sums)",
         KERNELS,
@@ -140,7 +140,7 @@ FAULTS = [
     Fault(
         "cuda-padding-off-by-one",
         "The patches begin a column too far right where there is padding.",
-        "csrc/cuda/patches.cuh",
+        "csrc/cuda/device/patches.cuh",
         "post_column * c.stride[1] - c.padding[1])",
         "post_column * c.stride[1] - c.padding[1] + (c.padding[1] > 0))",
         CONVOLUTIONS,
@@ -148,7 +148,7 @@ FAULTS = [
     Fault(
         "cuda-ignored-label-counts",
         "The mean counts samples whose label leaves them out.",
-        "csrc/cuda/cross_entropy.cu",
+        "csrc/cuda/kernels/cross_entropy.cu",
         "counted = sum_of_block(own);",
         "counted = max(sum_of_block(own), rows);",
         "tests/ops/test_cross_entropy.py",
@@ -157,7 +157,7 @@ FAULTS = [
     Fault(
         "cuda-pooling-delta-of-the-other-place",
         "The pooled difference takes Δh from the place of the standard maximum.",
-        "csrc/cuda/pooling.cu",
+        "csrc/cuda/kernels/pooling.cu",
         "+ delta_at(modulated.y, modulated.x));",
         "+ delta_at(standard.y, standard.x));",
         KERNELS,

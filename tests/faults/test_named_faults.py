@@ -26,7 +26,9 @@ def test_names_are_unlike() -> None:
 
 
 def test_a_text_that_is_gone_is_an_error() -> None:
-    fault = Fault("gone", "", "csrc/dropout.h", "text", "instead", "tests/ops")
+    fault = Fault("gone", "", "csrc/common/dropout.h", "text", "instead", "tests/ops")
     for source, number in (("", 0), ("text, text", 2)):
-        with pytest.raises(ValueError, match=f"gone: expected 'text' once in csrc/dropout.h, found {number} times"):
+        with pytest.raises(
+            ValueError, match=f"gone: expected 'text' once in csrc/common/dropout.h, found {number} times"
+        ):
             fault.put_into(source)

@@ -29,7 +29,11 @@ CSRC = ROOT / "csrc"
 # With the compiler's own sanitizers instead: they check the emulator and the host's side of the kernels too.
 SANITIZED = os.environ.get("FASTALIGN_EMULATOR") == "sanitized"
 FOLDER = ROOT / "build" / ("sanitized" if SANITIZED else "emulated")
-KERNELS = tuple(sorted([*(CSRC / "cuda").glob("*.cu"), *(CSRC / "cuda").glob("*.cpp")]))
+KERNELS = tuple(
+    path
+    for path in sorted((CSRC / "cuda").rglob("*"))
+    if path.suffix in (".cu", ".cpp") and path.parent.name != "torch"
+)
 BINDINGS = tuple(sorted((CSRC / "emulator" / "bindings").glob("*.cpp")))
 MODULE = CSRC / "emulator" / "bindings" / "module.cpp"
 SCHEDULES = (1, 2)

@@ -290,10 +290,10 @@ def reasons() -> dict[tuple[str, str, int], str]:
 def guarded_kernels() -> tuple[list[Part], ModuleType]:
     """The package's kernels with guards, compiled for the emulator."""
     guards, kernels = Guards(), []
-    for path in sorted((emulator.CSRC / "cuda").glob("*.cu*")):
+    for path in sorted((emulator.CSRC / "cuda").rglob("*.cu*"), key=lambda path: path.name):
         if path.name in LEFT_ALONE:
             continue
-        guarded = FOLDER / "cuda" / path.name
+        guarded = FOLDER / path.relative_to(emulator.CSRC)
         guarded.parent.mkdir(parents=True, exist_ok=True)
         text = guards.guard(path.name, path.read_text())
         if not guarded.exists() or guarded.read_text() != text:

@@ -72,7 +72,7 @@ def test_levels_share_no_code() -> None:
             "-S",
             "-o",
             "-",
-            str(sources / f"cpu/level_{level}.cpp"),
+            str(sources / f"cpu/kernels/level_{level}.cpp"),
         ]
         assembly = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         weak = re.findall(r"\.weak\w*\s+(\S+)", assembly)

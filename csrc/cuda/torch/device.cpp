@@ -3,10 +3,10 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "cuda/force.h"
-#include "cuda/library.h"
+#include "cuda/ops/library.h"
 #include "cuda/torch/products.h"
 #include "cuda/torch/tensors.h"
-#include "stream.h"
+#include "python/stream.h"
 
 namespace fastalign {
 

@@ -8,7 +8,7 @@
 #include <optional>
 #include <vector>
 
-#include "cuda/device.h"
+#include "cuda/ops/device.h"
 #include "cuda/torch/precision.h"
 
 namespace fastalign {

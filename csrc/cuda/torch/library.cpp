@@ -1,4 +1,4 @@
-#include "cuda/library.h"
+#include "cuda/ops/library.h"
 
 #include "cuda/torch/operators.h"
 

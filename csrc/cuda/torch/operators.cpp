@@ -2,8 +2,8 @@
 
 #include "cuda/torch/operators.h"
 
-#include "cuda/library.h"
-#include "reference.h"
+#include "cuda/ops/library.h"
+#include "python/reference.h"
 
 namespace fastalign {
 

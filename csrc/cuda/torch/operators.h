@@ -1,5 +1,5 @@
-// The CUDA kernel of every op as torch's dispatcher calls it: fastalign/ops/reference.py says what each computes. What a
-// kernel does not take (shapes that do not go together, other dtypes, a device that cannot run it) goes to the
+// The CUDA kernel of every op as torch's dispatcher calls it: fastalign/ops/reference.py says what each computes. What
+// a kernel does not take (shapes that do not go together, other dtypes, a device that cannot run it) goes to the
 // reference: then it gives nothing, or false.
 
 #pragma once

@@ -1,9 +1,9 @@
 // PEPITA's difference through max-pooling.
 
-#include "check.h"
+#include "common/check.h"
+#include "common/pooled_size.h"
 #include "cuda/torch/device.h"
 #include "cuda/torch/operators.h"
-#include "pooled_size.h"
 
 namespace fastalign {
 

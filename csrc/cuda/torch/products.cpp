@@ -1,7 +1,7 @@
 #include "cuda/torch/products.h"
 
-#include "check.h"
-#include "loaded.h"
+#include "common/check.h"
+#include "python/loaded.h"
 
 namespace fastalign {
 

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "cuda/library.h"
-#include "dropout.h"
+#include "common/dropout.h"
+#include "cuda/ops/library.h"
 
 namespace fastalign {
 

@@ -9,7 +9,7 @@
 #include <tuple>
 #include <vector>
 
-#include "cuda/operations.h"
+#include "cuda/ops/operations.h"
 
 namespace fastalign {
 

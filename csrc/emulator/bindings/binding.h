@@ -12,8 +12,8 @@
 #include <tuple>
 #include <vector>
 
-#include "cuda/operations.h"
-#include "cuda/view.h"
+#include "cuda/ops/operations.h"
+#include "cuda/ops/view.h"
 #include "emulator/device.h"
 
 namespace fastalign::emulator {

@@ -1,4 +1,4 @@
-#include "cuda/second_stage.h"
+#include "cuda/kernels/second_stage.h"
 #include "emulator/bindings/binding.h"
 
 namespace fastalign::emulator {

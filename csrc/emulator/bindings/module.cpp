@@ -3,7 +3,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "dropout.h"
+#include "common/dropout.h"
 #include "emulator/bindings/binding.h"
 #include "emulator/taken_out.h"
 

@@ -1,4 +1,4 @@
-#include "cuda/product.h"
+#include "cuda/kernels/product.h"
 
 #include "cuda/choice.h"
 #include "emulator/bindings/binding.h"

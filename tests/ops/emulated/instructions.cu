@@ -1,11 +1,11 @@
-// A kernel for each instruction of csrc/cuda/ptx.cuh: what it makes of known words, under the emulator and on a device.
+// A kernel for each instruction of csrc/cuda/device/ptx.cuh: what it makes of known words, under the emulator and on a device.
 
 #include "instructions.h"
 
 #include <stdexcept>
 
-#include "cuda/launch.cuh"
-#include "cuda/ptx.cuh"
+#include "cuda/device/launch.cuh"
+#include "cuda/device/ptx.cuh"
 
 namespace fastalign {
 

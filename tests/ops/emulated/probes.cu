@@ -2,9 +2,9 @@
 
 #include "probes.h"
 
-#include "cuda/dynamic_shared.cuh"
-#include "cuda/launch.cuh"
-#include "cuda/ptx.cuh"
+#include "cuda/device/dynamic_shared.cuh"
+#include "cuda/device/launch.cuh"
+#include "cuda/device/ptx.cuh"
 
 namespace fastalign {
 

@@ -10,7 +10,7 @@
 #include <cstdio>
 #include <exception>
 
-#include "cuda/library.h"
+#include "cuda/ops/library.h"
 #include "cuda/torch/operators.h"
 #include "emulator/grid.h"
 #include "emulator/memory.h"
