@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 import fastalign.nn as nn
-from fastalign.analysis import activities, fit_plateau, plots, read_metrics
-from fastalign.papers import data
+from fastalign.analysis import activities, fit_plateau, plots
+from fastalign.papers import data, read_metrics
 from fastalign.papers.experiments import experiment
 from fastalign.papers.runs.progress import Progress
 from fastalign.papers.runs.run import train

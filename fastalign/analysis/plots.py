@@ -23,7 +23,7 @@ from fastalign.analysis.slowness import FITTED_EPOCHS, fit_plateau
 from fastalign.errors import import_optional
 
 if TYPE_CHECKING:
-    from fastalign.papers.runs.metrics import Metrics
+    from fastalign.analysis.metrics import Metrics
 
 FORMATS = ("png", "svg")
 # Okabe and Ito's colours: told apart by readers with any colour vision.

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fastalign.analysis import fit_plateau, read_metrics
+from fastalign.analysis import fit_plateau
 from fastalign.errors import RunError
+from fastalign.papers import read_metrics
 from fastalign.papers.runs.metrics import Metrics, MetricsLog
 
 

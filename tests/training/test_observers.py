@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch.nn.functional as F
 
-from fastalign.analysis import gradient_angles, read_metrics
+from fastalign.analysis import gradient_angles
 from fastalign.nn import Sequential
-from fastalign.papers import data
+from fastalign.papers import data, read_metrics
 from fastalign.papers.data import Splits
 from fastalign.papers.experiments.digits import MLP
 from fastalign.papers.runs.loop import Trainer

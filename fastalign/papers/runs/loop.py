@@ -26,8 +26,7 @@ from fastalign.papers.runs.observers import Observer, observed
 from fastalign.papers.runs.optimizers import learning_rate_at, make_optimizer
 from fastalign.papers.runs.recipe import Recipe
 from fastalign.papers.runs.regularisation import adversarial, limit_norms
-from fastalign.step.losses import Loss, loss_named
-from fastalign.step.train_step import TrainStep
+from fastalign.step import Loss, TrainStep, loss_named
 
 EVALUATION_BATCH = 1000
 # Processes agree on an interrupt only every so many batches: the question costs a message.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastalign.analysis.networks import stages_of
+from fastalign.analysis import stages_of
 from fastalign.nn import Sequential
 from fastalign.rules import PEPITA
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastalign import nn, rules
-from fastalign.analysis.networks import stages_of
+from fastalign import initialise, nn, rules
+from fastalign.analysis import stages_of
 from fastalign.papers.data import Dataset, Splits, whitened
 from fastalign.papers.runs.recipe import Architecture, Recipe
-from fastalign.rules.initialisation import initialise
-from fastalign.step.losses import REDUCTIONS
+from fastalign.step import REDUCTIONS
 
 
 def build_network(

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from operator import index
 
-from fastalign.analysis import alignment_angles, gradient_angles, weight_norms
-from fastalign.analysis.networks import evaluated
+from fastalign.analysis import alignment_angles, evaluated, gradient_angles, weight_norms
 from fastalign.nn import Sequential
 from fastalign.papers.data import Dataset
-from fastalign.step.losses import Loss
+from fastalign.step import Loss
 
 Observer = Callable[[Sequential], Mapping[int, float]]
 """Tells a value for each layer of a network, 0 for the whole of it; leaves it as it is, and draws no random number."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastalign.nn import Sequential
-from fastalign.step.losses import Loss
+from fastalign.step import Loss
 
 
 def adversarial(network: Sequential, images: Tensor, labels: Tensor, loss: Loss, epsilon: float) -> Tensor:
