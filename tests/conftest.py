@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import gpu
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent / "ops"))  # where the devices of the op tests are
-
-import gpu
 from selection import FEW, pairwise
 
 NEED_A_GPU = pytest.StashKey[bool]()

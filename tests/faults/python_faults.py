@@ -6,8 +6,8 @@ from fault import Fault
 
 EQUATIONS = "tests/rules/test_equations.py"
 REFERENCE = "tests/ops/test_reference.py"
-SINK = "tests/training/test_sink.py"
-RECOMPUTE = "tests/training/test_recompute.py"
+SINK = "tests/step/test_sink.py"
+RECOMPUTE = "tests/step/test_recompute.py"
 
 _RULES = [
     Fault(
@@ -132,7 +132,7 @@ _RULES = [
         "fastalign/step/losses.py",
         '"sum": 1.0}',
         '"sum": None}',
-        "tests/training/test_reductions.py",
+        "tests/step/test_reductions.py",
         "test_a_train_step",
     ),
     Fault(
@@ -141,7 +141,7 @@ _RULES = [
         "fastalign/step/losses.py",
         "loss(outputs, labels) / len(labels)",
         "loss(outputs, labels) / outputs.numel()",
-        "tests/training/test_losses.py tests/training/test_reductions.py",
+        "tests/step/test_losses.py tests/step/test_reductions.py",
     ),
 ]
 
@@ -254,7 +254,7 @@ _STEPS = [
         "fastalign/papers/runs/regularisation.py",
         "parameter.renorm_(2, 0, largest[0]).renorm_(2, -1, largest[1])",
         "parameter.renorm_(2, -1, largest[1]).renorm_(2, 0, largest[0])",
-        "tests/training/test_regularisation.py",
+        "tests/papers/test_regularisation.py",
         "test_norms",
     ),
 ]

@@ -27,7 +27,7 @@ LEVELS = ("baseline", "avx2", "avx512", "amx")
 NATIVE = TREE / "build" / "native"
 
 ENVIRONMENT = os.environ | {
-    "PYTHONPATH": os.pathsep.join(str(TREE / folder) for folder in (".", "tests/ops", "tests/faults")),
+    "PYTHONPATH": os.pathsep.join(str(TREE / folder) for folder in (".", "tests/support", "tests/faults")),
     "PYTHONDONTWRITEBYTECODE": "1",  # which would be taken for a source of the same second and size
     "FASTALIGN_NATIVE": "1",
     "FASTALIGN_CUDA": "0",
@@ -49,7 +49,7 @@ def prepare(emulator: bool) -> None:
     _copy_sources()
     _run("setup.py", "-q", "build_ext", "--inplace")
     if emulator:
-        _run("-c", "import sys; sys.path.insert(0, 'tests/ops'); import emulator; emulator.kernels()")
+        _run("-c", "import sys; import emulator; emulator.kernels()")
     _mirror(TREE, WITHOUT_FAULTS, BUILT)
 
 

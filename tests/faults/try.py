@@ -21,7 +21,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "ops"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import cpu_faults
 import cuda_faults
@@ -36,7 +36,7 @@ REPORT, TABLE = HERE / "noticed.json", HERE / "noticed.md"
 MOST_FAILURES = 20
 PATIENCE = 1800.0  # seconds of tests for one fault
 LUCK = 1.5  # times its bound that an error has to be, for the test to see the fault elsewhere too
-ALL_TESTS = ("tests/ops", "tests/rules", "tests/nn", "tests/training")
+ALL_TESTS = ("tests/ops", "tests/rules", "tests/nn", "tests/convert", "tests/step", "tests/papers")
 
 
 @dataclasses.dataclass

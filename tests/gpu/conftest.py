@@ -1,13 +1,7 @@
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "ops"))  # where the arguments of every op are
-
 import gpu
+import pytest
 
 
 @pytest.fixture(autouse=True, scope="session")

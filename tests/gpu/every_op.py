@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 os.environ["FASTALIGN_FORCE"] = "fused"
-sys.path.insert(0, str(Path(__file__).parents[1] / "ops"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import gpu
 from cases import CASES, DTYPES, WITH_DROPOUT, Options, Size, arguments, call

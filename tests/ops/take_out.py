@@ -28,7 +28,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # processes are forked
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+sys.path[:0] = [str(HERE.parent / "support"), str(HERE.parents[1])]
 
 import emulator  # noqa: E402
 import pytest  # noqa: E402

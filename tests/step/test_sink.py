@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from calls import Calls
 from compare import Expected, assert_as_accurate, assert_rounded_once
-from test_train_step import assert_same, batches, loop, network, steps, twins
+from networks import assert_same, batches, loop, network, steps, twins
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastalign.nn as nn
 from fastalign import TrainStep, rules
@@ -203,18 +203,6 @@ def test_a_replay_follows_the_settings(make: Any, monkeypatch: pytest.MonkeyPatc
         step.step(*batch)
     assert_same((net, optimizer), (plain, plain_optimizer))
     assert len(recorded) == 1
-
-
-class Calls(TorchDispatchMode):
-    """The names of the ops that are called while it is on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(op.overloadpacket.__name__)
-        return op(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("make", FUSED.values(), ids=FUSED)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_train_step import MOMENTUM, RULES, Batch, batches, network
+from networks import MOMENTUM, RULES, Batch, batches, network
 from torch import Tensor
 from torch.optim import SGD, AdamW, RMSprop
 from torch.overrides import TorchFunctionMode

@@ -137,7 +137,7 @@ def kernels() -> ModuleType:
 @functools.cache
 def probes() -> ModuleType:
     """The kernels that test the emulator itself."""
-    folder = Path(__file__).parent / "emulated"
+    folder = ROOT / "tests" / "ops" / "emulated"
     return build("probes", (folder / "probes.cu", folder / "instructions.cu"), (MODULE, folder / "module.cpp"))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 import torch
-from test_train_step import CLASSES, MOMENTUM, Batch, assert_same, loop, network, twins
+from networks import CLASSES, MOMENTUM, Batch, assert_same, loop, network, twins
 from torch import Tensor
 
 import fastalign.nn as nn

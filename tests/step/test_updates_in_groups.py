@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_sink import Calls
+from calls import Calls
 from torch import Tensor
 
 import fastalign.nn as nn

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_train_step import RULES, Batch, assert_same, batches, network, twins
+from networks import RULES, Batch, assert_same, batches, network, twins
 from torch import Tensor
 from torch.optim import SGD, Adagrad, AdamW
 

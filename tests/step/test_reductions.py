@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_train_step import CLASSES, RULES, batches, network, twins
+from networks import CLASSES, RULES, batches, network, twins
 from torch import Tensor
 
 from fastalign import TrainStep, rules

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from test_train_step import CLASSES, RULES, assert_same, batches, loop, network, twins
+from networks import CLASSES, RULES, assert_same, batches, loop, network, twins
 from torch import Tensor
 from torch.optim import SGD, Adagrad, AdamW
 
