@@ -20,6 +20,7 @@ from fastalign.bench.ops import RIVALS
 from fastalign.bench.plots import plots
 from fastalign.bench.steps import BP, COMPILED_BP, FLOOR_WITH_PASSES
 from fastalign.bench.summary import best_plain, ratio, ratio_to_parts
+from fastalign.tables import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -175,7 +176,7 @@ def apart(found: Results) -> str:
             times = tables.times(ratio_to_parts(row, "fastalign"))
             figures = (tables.figure(together), tables.figure(median["fastalign"]), times)
             body.append((row["op"], tables.short(row["shape"]), row["dtype"], parts, *figures))
-    return tables.Table("", head, body, 4).for_markdown()
+    return Table("", head, body, 4).for_markdown()
 
 
 def readme(found: Results) -> str:
@@ -194,7 +195,7 @@ def readme(found: Results) -> str:
         for row in found["steps"]["rows"]
         if row["op"] in ("bp", "dfa", "pepita") and row["shape"].startswith("784") and row["dtype"] == "float32"
     ]
-    return tables.Table("", head, body, 2).for_markdown()
+    return Table("", head, body, 2).for_markdown()
 
 
 def seeds() -> str:
@@ -213,7 +214,7 @@ def seeds() -> str:
         f"{result['seeds']} runs of `{result['experiment']}` by {result['rule'].upper()}, {result['epochs']} epochs "
         f"each, on {machine}; commit {result['commit'][:10]}, `{result['command']}`:"
     )
-    return f"{what}\n\n{tables.Table('', head, body, 1).for_markdown()}"
+    return f"{what}\n\n{Table('', head, body, 1).for_markdown()}"
 
 
 def curiosity(found: Results) -> str:
@@ -228,7 +229,7 @@ def curiosity(found: Results) -> str:
         for row in found["ops"]["rows"]
         if "position by position" in row["variants"]
     ]
-    return tables.Table("", ("shape", "dtype", "position by position", "fastalign"), body, 2).for_markdown()
+    return Table("", ("shape", "dtype", "position by position", "fastalign"), body, 2).for_markdown()
 
 
 def render(page: str, found: Results) -> str:

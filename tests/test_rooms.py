@@ -15,7 +15,7 @@ import fastalign
 
 PACKAGE = Path(fastalign.__file__).parent
 LEVELS = [
-    {"errors", "_version", "_C", "former"},
+    {"errors", "tables", "_version", "_C", "former"},
     {"ops"},
     {"rules", "info"},
     {"engine"},

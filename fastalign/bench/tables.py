@@ -5,38 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastalign.bench.steps import BP, COMPILED_BP
 from fastalign.bench.summary import best_plain, ratio
+from fastalign.tables import Table
 
 Row = Mapping[str, Any]
-
-
-class Table(NamedTuple):
-    """Cells as text; the first `texts` columns are words, the others numbers."""
-
-    title: str
-    head: tuple[str, ...]
-    body: list[tuple[str, ...]]
-    texts: int
-
-    def for_terminal(self) -> str:
-        """Columns side by side, numbers to the right."""
-        widths = [max(len(cells[i]) for cells in [self.head, *self.body]) for i in range(len(self.head))]
-
-        def line(cells: Sequence[str]) -> str:
-            sides = zip(cells, widths, strict=True)
-            parts = [
-                cell.ljust(width) if i < self.texts else cell.rjust(width) for i, (cell, width) in enumerate(sides)
-            ]
-            return " ".join(parts).rstrip()
-
-        return "\n".join([self.title, "", line(self.head), *map(line, self.body)])
-
-    def for_markdown(self) -> str:
-        rule = ["---" if i < self.texts else "---:" for i in range(len(self.head))]
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in [self.head, rule, *self.body])
 
 
 def origin(result: Mapping[str, Any]) -> str:

@@ -18,12 +18,12 @@ from fastalign.bench.loops import DenseLoop
 from fastalign.bench.measure import Run, measure
 from fastalign.bench.plan import Network
 from fastalign.bench.steps import Steps, make
-from fastalign.bench.tables import Table
 from fastalign.errors import RunError, import_optional
 from fastalign.papers import data
 from fastalign.papers.experiments.digits import MLP
 from fastalign.papers.runs.loop import Trainer
 from fastalign.papers.runs.metrics import Metrics
+from fastalign.tables import Table
 
 RULES = ("bp", "dfa", "pepita")
 EPOCHS = 30

@@ -23,6 +23,7 @@ from fastalign.errors import RunError
 from fastalign.papers.runs.checkpoint import load_checkpoint
 from fastalign.papers.runs.folder import RunFolder
 from fastalign.papers.runs.metrics import Metrics
+from fastalign.tables import Table
 
 _MOST_MATRICES = 6
 _FEWEST_FITTED = 10
@@ -320,10 +321,7 @@ def _figure(draw: Callable[..., bytes], content: Any, title: str, panels: int = 
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
-    lines = ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
-    body = "\n".join(lines)
-    return f'<div class="wide"><table>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    return f'<div class="wide">{Table("", head, list(rows), texts=1).for_html()}</div>'
 
 
 def _properties(rows: Iterable[tuple[str, str]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,7 +43,7 @@ STEP = {
 }
 
 
-def body(*rows: dict[str, Any]) -> list[tuple[str, ...]]:
+def body(*rows: dict[str, Any]) -> Sequence[Sequence[str]]:
     (table,) = tables({"rows": rows})
     return table.body
 

@@ -10,6 +10,7 @@ from statistics import mean, stdev
 from fastalign.papers.experiments import experiment
 from fastalign.papers.reproduce.figure import Figure, Runs
 from fastalign.papers.reproduce.render import why_early
+from fastalign.tables import Table
 
 CSV_COLUMNS = (
     *("figure", "experiment", "column", "label", "quantity"),
@@ -20,17 +21,16 @@ Found = dict[str, dict[str, list[float]]]
 
 def as_text(figure: Figure, runs: Runs) -> str:
     """For a terminal."""
-    lines = _lines(figure, runs)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-    return "\n".join([_title(figure), "", *table, *([figure.note] if figure.note else [])]) + "\n"
+    table = _table(figure, runs)
+    return "\n".join([table.title, "", *table.lines(gap="  "), *([figure.note] if figure.note else [])]) + "\n"
 
 
 def as_markdown(figure: Figure, runs: Runs) -> str:
     """With the title as a paragraph before it."""
-    header, *lines = _lines(figure, runs)
-    rows = ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines)]
-    return "\n".join([f"**{_title(figure)}**", "", *rows, "", *([figure.note] if figure.note else [])]) + "\n"
+    table = _table(figure, runs)
+    return (
+        "\n".join([f"**{table.title}**", "", table.for_markdown(), "", *([figure.note] if figure.note else [])]) + "\n"
+    )
 
 
 def as_csv(figure: Figure, runs: Runs) -> str:
@@ -64,15 +64,16 @@ def _measured(figure: Figure, runs: Runs) -> Found:
     return found
 
 
-def _lines(figure: Figure, runs: Runs) -> list[list[str]]:
-    """The header, and a line for each label."""
+def _table(figure: Figure, runs: Runs) -> Table:
+    """The table has a row for each label."""
     found = _measured(figure, runs)
     quantities = list(dict.fromkeys(quantity for values in found.values() for quantity in values))
     known = {quantity for published in figure.published.values() for quantity in published}
     header = [""]
     for quantity in quantities:
         header += [quantity, f"{quantity}, published"] if quantity in known else [quantity]
-    lines = [[*header, "epochs", "seeds"]]
+    header += ["epochs", "seeds"]
+    lines = []
     for label, values in found.items():
         line = [label]
         for quantity in quantities:
@@ -85,7 +86,7 @@ def _lines(figure: Figure, runs: Runs) -> list[list[str]]:
         recipe = experiment(seeds[0].experiment)
         stopped = sum(recipe.stopped_early(run.history) for run in seeds)
         lines.append([*line, epochs + why_early(recipe, stopped, len(seeds)), str(len(seeds))])
-    return lines
+    return Table(f"{figure.title}; mean ± standard deviation over seeds", header, lines, texts=len(header))
 
 
 def _with_deviation(values: list[float]) -> str:
@@ -94,7 +95,3 @@ def _with_deviation(values: list[float]) -> str:
         return ""
     digits = ".2f" if abs(mean(values)) >= 1 or not mean(values) else ".3g"
     return f"{mean(values):{digits}}" + (f" ± {stdev(values):{digits}}" if len(values) > 1 else "")
-
-
-def _title(figure: Figure) -> str:
-    return f"{figure.title}; mean ± standard deviation over seeds"

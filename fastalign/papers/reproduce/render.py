@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from statistics import mean
 
+from fastalign import tables
 from fastalign.papers.experiments import experiment
 from fastalign.papers.experiments.published import Column, Published, Table
 from fastalign.papers.reproduce.jobs import row_name
@@ -29,10 +30,7 @@ FROM_MEMORY = "† from memory of the paper, to be checked against the PDF"
 
 def as_text(table: Table, histories: Histories) -> str:
     """For a terminal."""
-    header, *lines = _lines(table, histories)
-    widths = [max(len(line[i]) for line in (header, *lines)) for i in range(len(header))]
-    rows = ["  ".join(value.ljust(width) for value, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    head = "  ".join(value.ljust(width) for value, width in zip(header, widths, strict=True)).rstrip()
+    head, *rows = _laid_out(table, histories).lines(gap="  ")
     height = len(_kinds(table))
     blocks = ["\n".join(rows[start : start + height]) for start in range(0, len(rows), height)]
     return "\n\n".join([f"{_title(table)}\n\n{head}\n{blocks[0]}", *blocks[1:], "\n".join(_notes(table))]) + "\n"
@@ -40,9 +38,8 @@ def as_text(table: Table, histories: Histories) -> str:
 
 def as_markdown(table: Table, histories: Histories) -> str:
     """With the title as a paragraph before it."""
-    header, *lines = _lines(table, histories)
-    rows = ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines)]
-    return "\n".join([f"**{_title(table)}**", "", *rows, "", *(f"{note}  " for note in _notes(table))]) + "\n"
+    rows = _laid_out(table, histories).for_markdown()
+    return "\n".join([f"**{_title(table)}**", "", rows, "", *(f"{note}  " for note in _notes(table))]) + "\n"
 
 
 def as_csv(table: Table, histories: Histories) -> str:
@@ -76,6 +73,11 @@ def _cells(table: Table, histories: Histories) -> list[tuple[str, Column, Cell]]
         for column in table.columns
         if (name, column.name) in histories
     ]
+
+
+def _laid_out(table: Table, histories: Histories) -> tables.Table:
+    head, *body = _lines(table, histories)
+    return tables.Table(_title(table), head, body, texts=len(head))
 
 
 def _lines(table: Table, histories: Histories) -> list[list[str]]:
