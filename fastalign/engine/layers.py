@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -9,7 +13,45 @@ from torch import Tensor
 
 from fastalign.ops import reference
 from fastalign.ops.activations import Activation
-from fastalign.rules import Rule, named
+from fastalign.rules import BP, Rule, named
+
+_RUN_BY_NETWORK: ContextVar[torch.nn.Module | None] = ContextVar("_RUN_BY_NETWORK", default=None)
+
+
+@contextmanager
+def run_by_network(module: torch.nn.Module) -> Iterator[None]:
+    """Mark the unit that a network with a rule is running, so its own rule counts as in effect."""
+    token = _RUN_BY_NETWORK.set(module)
+    try:
+        yield
+    finally:
+        _RUN_BY_NETWORK.reset(token)
+
+
+class RuledModule(torch.nn.Module):
+    """A module that may have a rule of its own, which a `Sequential` with a rule runs."""
+
+    @property
+    def rule(self) -> Rule | None:
+        """The rule of this layer, where it is another than its network's; the network's `set_rule` reads it."""
+        rule: Rule | None = self.__dict__.get("rule")
+        return rule
+
+    @rule.setter
+    def rule(self, rule: str | Rule | None) -> None:
+        self.__dict__["rule"] = None if rule is None else named(rule)
+
+    def _warn_unless_in_effect(self) -> None:
+        """Say that the module, called by itself, learns by backpropagation, whatever its rule."""
+        rule = self.rule
+        if rule is None or isinstance(rule, BP) or not torch.is_grad_enabled() or _RUN_BY_NETWORK.get() is self:
+            return
+        if any(p.requires_grad for p in self.parameters()):
+            warnings.warn(
+                f"{type(self).__name__}: its rule {rule.name!r} is not in effect and it learns by backpropagation; a "
+                "rule is run by a fastalign.nn.Sequential that has one (rule= or set_rule), for layers of its chain",
+                stacklevel=3,
+            )
 
 
 def _settings(activation: str | Activation | None, rule: str | Rule | None) -> str:
@@ -19,7 +61,7 @@ def _settings(activation: str | Activation | None, rule: str | Rule | None) -> s
     return described if rule is None else f"{described}, rule={rule!r}"
 
 
-class Linear(torch.nn.Linear):
+class Linear(RuledModule, torch.nn.Linear):
     """h = f(x Wᵀ + b): torch.nn.Linear with an activation.
 
     Args:
@@ -44,17 +86,18 @@ class Linear(torch.nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self.activation = Activation.named(activation)
-        self.rule = None if rule is None else named(rule)
+        self.rule = rule
 
     def forward(self, x: Tensor) -> Tensor:
         """f(x Wᵀ + b), differentiated by autograd."""
+        self._warn_unless_in_effect()
         return reference.activate(super().forward(x), self.activation)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + _settings(self.activation, self.rule)
 
 
-class Conv2d(torch.nn.Conv2d):
+class Conv2d(RuledModule, torch.nn.Conv2d):
     """h = f(K ∗ x + b): torch.nn.Conv2d with an activation.
 
     Args:
@@ -71,17 +114,18 @@ class Conv2d(torch.nn.Conv2d):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.activation = Activation.named(activation)
-        self.rule = None if rule is None else named(rule)
+        self.rule = rule
 
     def forward(self, x: Tensor) -> Tensor:
         """f(K ∗ x + b), differentiated by autograd."""
+        self._warn_unless_in_effect()
         return reference.activate(super().forward(x), self.activation)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + _settings(self.activation, self.rule)
 
 
-class Block(torch.nn.Module):
+class Block(RuledModule):
     """Any module as one unit of a network: backpropagation inside, the rule's signal at its output.
 
     Args:
@@ -92,8 +136,9 @@ class Block(torch.nn.Module):
     def __init__(self, module: torch.nn.Module, rule: str | Rule | None = None) -> None:
         super().__init__()
         self.module = module
-        self.rule = None if rule is None else named(rule)
+        self.rule = rule
 
     def forward(self, x: Tensor) -> Tensor:
         """The module's output, differentiated by autograd."""
+        self._warn_unless_in_effect()
         return self.module(x)

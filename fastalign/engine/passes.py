@@ -12,11 +12,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastalign.engine.links import ActivationPass, ModulePass, PoolingPass, accepts, observe, pass_of
-from fastalign.engine.plan import Link, Stage, is_watched
+from fastalign.engine.hooks import PreHooked, call_forward_hooks, call_pre_hooks
+from fastalign.engine.links import (
+    ActivationPass,
+    ModulePass,
+    PoolingPass,
+    accepts,
+    pass_of,
+    refuse_change_of_difference,
+)
+from fastalign.engine.plan import Link, Stage
 from fastalign.engine.shapes import as_matrix, in_shape
 from fastalign.engine.tape import Keep, Tape
-from fastalign.ops import reference
+from fastalign.engine.watch import are_the_same
 from fastalign.ops.activations import Activation
 from fastalign.ops.autocast import autocast
 from fastalign.ops.schemas import kernels
@@ -58,14 +66,20 @@ class LayerPass:
         self._local_gradients: dict[Tensor, Tensor] = {}
         self._tape = tape
         self._links: list[ActivationPass | ModulePass] = []
+        self._resized = 0
+        """How many links there are up to the last that changes the number of units (pooling)."""
         self._block: ModulePass | None = None
         self._block_input_signal: Tensor | None = None
+        self._pre_hooked: PreHooked | None = None
+        """Of its module, where hooks are called."""
 
     # The standard pass
 
     def forward(self, x: Tensor, keep: Keep) -> Tensor:
         """The stage's output; keeps what `keep` says of it."""
         stage = self.stage
+        if stage.native is not None and stage.hooked:
+            x = self._enter(stage.native, x, keep)
         if stage.native is not None:
             x = autocast(x)
         self.input_shape = x.shape
@@ -75,18 +89,41 @@ class LayerPass:
             forward = self._forward_linear if self.is_linear else self._forward_convolution
             h = forward(x, ActivationPass(stage.activation, self._tape), keep)
         elif stage.layer is not None:
-            self._block = ModulePass(stage.layer, self._tape)
+            self._block = ModulePass(stage.layer, self._tape, stage.hooked)
             h = self._block.forward(x, Keep.FOR_GRADIENT if keep else keep, self.sends_signal)
         else:
             h = x
         self.activity_shape = h.shape
         for link in stage.links:
-            h = self._add(link).forward(h, keep)
+            before = h
+            run = self._add(link)
+            if stage.hooked and isinstance(run, ActivationPass):
+                h = run.forward_hooked(h, keep)
+            else:
+                h = run.forward(h, keep)
+            if h.shape[1:].numel() != before.shape[1:].numel():
+                self._resized = len(self._links)
         self.output_shape = h.shape
         return h
 
+    def _enter(self, layer: torch.nn.Module, x: Tensor, keep: Keep) -> Tensor:
+        """The input of a native layer as its pre-hooks leave it, which may also have written to its weight."""
+        self._pre_hooked = call_pre_hooks(layer, x)
+        refuse_change_of_difference(layer, self._pre_hooked, keep)
+        if not are_the_same(tuple(self.stage.parameters()), self.parameters):
+            raise RuntimeError(
+                f"{layer}: a forward pre-hook put another weight in the place of its parameter, to which the rule "
+                "gives its update; write into the parameter instead, shard the whole network in one, or set rule='bp'"
+            )
+        return self._pre_hooked.input
+
+    def _observe(self, output: Tensor) -> None:
+        """Call the forward hooks of the layer's module."""
+        assert self._pre_hooked is not None
+        call_forward_hooks(self.native, self._pre_hooked.arguments, output)
+
     def _add(self, link: Link) -> ActivationPass | ModulePass:
-        run = pass_of(link, self._tape)
+        run = pass_of(link, self._tape, self.stage.hooked)
         self._links.append(run)
         return run
 
@@ -94,10 +131,12 @@ class LayerPass:
         """The layer's weight and bias in the dtype of the pass; the weight is kept."""
         layer = self.native
         weight, bias = self.own_parameters = layer.weight, layer.bias
-        if weight.dtype != x.dtype:
+        restored = self.stage.hooked and bool(layer._forward_pre_hooks) and bool(layer._forward_hooks)
+        if weight.dtype != x.dtype or restored:
             if keep:
                 self._tape.keep(layer.weight)  # so that autograd notices when it changes before backward
-            weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+            # A pre-hook may have changed the weight for the time of the product, and a forward hook change it back.
+            weight, bias = weight.to(x.dtype, copy=restored), None if bias is None else bias.to(x.dtype)
         self._weight = self._tape.keep(weight) if keep else -1
         return weight, bias
 
@@ -106,9 +145,9 @@ class LayerPass:
         weight, bias = self._parameters(x, keep)
         rows = as_matrix(x)
         shape = (*x.shape[:-1], weight.shape[0])
-        if is_watched(self.native, *activation.modules):
+        if self.stage.hooked:
             a = kernels.linear_forward(rows, weight, bias, int(Activation.IDENTITY), 0.0, None, False)[0]
-            return activation.forward(self._observed(x, a.reshape(shape)), keep)
+            return activation.forward_hooked(a.reshape(shape), keep, self._observe)
         p, seed = activation.draw_dropout(x)
         keep_a = activation.needs_preactivation(keep)
         samples = rows.shape[0]
@@ -130,15 +169,11 @@ class LayerPass:
     def _forward_convolution(self, x: Tensor, activation: ActivationPass, keep: Keep) -> Tensor:
         self._links.append(activation)
         weight, bias = self._parameters(x, keep)
-        stride, padding, dilation, groups = convolution_of(self.native)
+        stride, padding, dilation, groups = self._convolution = convolution_of(self.native)
         a = torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
-        return activation.forward(self._observed(x, a), keep)
-
-    def _observed(self, x: Tensor, a: Tensor) -> Tensor:
-        layer = self.native
-        if is_watched(layer):
-            observe(layer, x, reference.activate(a, getattr(layer, "activation", Activation.IDENTITY)))
-        return a
+        if self.stage.hooked:
+            return activation.forward_hooked(a, keep, self._observe)
+        return activation.forward(a, keep)
 
     @property
     def native(self) -> torch.nn.Linear | torch.nn.Conv2d:
@@ -163,6 +198,7 @@ class LayerPass:
 
     @property
     def weight(self) -> Tensor:
+        self.check_plain()
         return self._tape[self._weight]
 
     @property
@@ -197,7 +233,9 @@ class LayerPass:
             return None
         link = self._activity_link()
         return (
-            None if link.has_dropout else (matrix.to(link.kept.dtype), link.kept, int(link.function), link.given_output)
+            None
+            if link.has_dropout or link.pre_hooked is not None
+            else (matrix.to(link.kept.dtype), link.kept, int(link.function), link.given_output)
         )
 
     @property
@@ -235,7 +273,7 @@ class LayerPass:
 
     def delta_through(self, above: Layer, delta: Tensor, matrix: Tensor | None = None) -> Tensor:
         """δ_l = (δ_{l+1} · W_{l+1}) ⊙ f′(a_l), or with a matrix in place of W_{l+1}; through a block by autograd."""
-        if above.is_linear:
+        if above.is_linear and not as_pass(above).changes_input:
             return self.delta(delta, (above.weight if matrix is None else matrix).T)
         return self.take_back(above.input_signal(delta, matrix))
 
@@ -245,20 +283,40 @@ class LayerPass:
             return self._block_signal(delta)
         weight = (self.weight if matrix is None else matrix).to(delta.dtype)
         if self.is_linear:
-            return in_shape(as_matrix(delta) @ weight, self.input_shape)
-        stride, padding, dilation, groups = convolution_of(self.native)
+            return self._before_hooks(in_shape(as_matrix(delta) @ weight, self.input_shape))
+        stride, padding, dilation, groups = self._convolution
         mask = [True, False, False]
-        return torch.ops.aten.convolution_backward(
+        signal = torch.ops.aten.convolution_backward(
             delta, self.input.to(delta.dtype), weight, None, stride, padding, dilation, False, [0, 0], groups, mask
         )[0]
+        return self._before_hooks(signal)
+
+    @property
+    def changes_input(self) -> bool:
+        """Whether pre-hooks of its module have changed its input."""
+        return self._pre_hooked is not None and self._pre_hooked.changed
+
+    def _before_hooks(self, signal: Tensor) -> Tensor:
+        return signal if self._pre_hooked is None else self._pre_hooked.take_back(signal)
 
     def take_back(self, signal: Tensor) -> Tensor:
         """A signal at the stage's output, taken back to δ_l at the preactivation by the links' own derivatives."""
-        links = [*self._links]
+        return self._take_back_through(self._links, signal)
+
+    def take_error_back(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ∂loss/∂a_L twice, as the error that is sent and as δ_L, for a gradient at the output layer's output.
+
+        Where the number of units changes after a_L (pooling), the error is that of the units after it: the output's.
+        """
+        error = self._take_back_through(self._links[self._resized :], gradient)
+        return error, self._take_back_through(self._links[: self._resized], error)
+
+    def _take_back_through(self, links: Sequence[ActivationPass | ModulePass], signal: Tensor) -> Tensor:
+        links = [*links]
         while links:
             link = links.pop()
             before = links[-1] if links else None
-            if isinstance(link, PoolingPass) and isinstance(before, ActivationPass):
+            if isinstance(link, PoolingPass) and isinstance(before, ActivationPass) and before.pre_hooked is None:
                 signal = link.backward(signal, before)
                 links.pop()
             else:
@@ -292,7 +350,7 @@ class LayerPass:
         delta_input = delta_input.to(weight.dtype)
         if self.is_linear:
             return delta_input @ weight.T
-        stride, padding, dilation, groups = convolution_of(self.native)
+        stride, padding, dilation, groups = self._convolution
         return torch.conv2d(delta_input, weight, None, stride, padding, dilation, groups)
 
     def difference(self, delta_input: Tensor, matrix: Tensor | None = None) -> Tensor:
@@ -329,6 +387,14 @@ class LayerPass:
         assert isinstance(link, ActivationPass)
         return link
 
+    def check_plain(self) -> None:
+        """Refuse a block in the place of a layer that has a weight matrix."""
+        if self.stage.native is None:
+            raise RuntimeError(
+                f"{type(self.stage.layer).__name__}: its rule needs a plain layer, which it was when the rule was set "
+                "and no longer is (another module, or a forward of its own); call set_rule again"
+            )
+
     def _block_signal(self, delta: Tensor) -> Tensor:
         assert self._block is not None
         if self._block_input_signal is None:
@@ -345,7 +411,7 @@ class LayerPass:
             return kernels.linear_update(as_matrix(post), as_matrix(pre), scale, with_bias)
         layer = self.native
         assert isinstance(layer, torch.nn.Conv2d)
-        return kernels.conv2d_update(post, pre, layer.kernel_size, *convolution_of(layer), scale, with_bias)
+        return kernels.conv2d_update(post, pre, layer.kernel_size, *self._convolution, scale, with_bias)
 
     def gradients(self, post: Tensor, pre: Tensor, scale: float, with_bias: bool = True) -> dict[Tensor, Tensor]:
         """What an update changes, as gradients by parameter: the layer's, and those of modules within the stage."""

@@ -14,10 +14,22 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
+from fastalign.engine.hooks import PreHooked, has_hooks
 from fastalign.engine.layers import Block, Conv2d, Linear
+from fastalign.engine.plain import inherited_code, is_plain, reading_of
 from fastalign.engine.watch import Watch
 from fastalign.ops.activations import Activation
 from fastalign.rules import Rule
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """The begin or the end of a nested chain, whose hooks are called there."""
+
+    chain: torch.nn.Sequential
+    begins: bool
+    entered: list[PreHooked]
+    """What came in, shared by the two ends of a chain during one step."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,13 @@ class ActivationLink:
 
     activation: Activation
     dropout: torch.nn.Dropout | None = None
-    modules: tuple[torch.nn.Module, ...] = ()
+    parts: tuple[torch.nn.Module | Boundary, ...] = ()
+    """What it stands for, in order. Identities and boundaries are among them only where hooks are to be called."""
+
+    @property
+    def modules(self) -> tuple[torch.nn.Module, ...]:
+        """The modules that it stands for, in order."""
+        return tuple(part for part in self.parts if isinstance(part, torch.nn.Module))
 
 
 @dataclass(frozen=True)
@@ -34,6 +52,8 @@ class ModuleLink:
     """Any other module between two layers."""
 
     module: torch.nn.Module
+    is_plain: bool = False
+    """Whether it computes what its type says."""
 
 
 Link = ActivationLink | ModuleLink
@@ -50,11 +70,19 @@ class Stage:
     """The activation that follows a native layer directly."""
     links: list[Link] = field(default_factory=list)
     """The other links, in order."""
+    hooked: bool = False
+    """Whether there are hooks to be called."""
 
     @property
     def rule(self) -> Rule | None:
         """The rule that the layer asks for itself."""
         return self.layer.rule if isinstance(self.layer, Linear | Conv2d | Block) else None
+
+    @property
+    def runs_own_code(self) -> bool:
+        """Whether it has a block, or another module than torch's."""
+        links = (link.module for link in self.links if isinstance(link, ModuleLink))
+        return self.native is not self.layer or any(map(has_own_forward, links))
 
     def modules(self) -> Iterator[torch.nn.Module]:
         """The layer, then the modules of the links, in order."""
@@ -66,38 +94,32 @@ class Stage:
     def parameters(self) -> Iterator[Tensor]:
         """The parameters of the layer, then those of the links."""
         if self.native is not None:
-            yield self.native.weight
-            if self.native.bias is not None:
-                yield self.native.bias
+            own = self.native._parameters
+            yield from (p for p in (own.get("weight"), own.get("bias")) if p is not None)
         elif self.layer is not None:
             yield from self.layer.parameters()
         for link in self.links:
             if isinstance(link, ModuleLink):
                 yield from link.module.parameters()
 
+    def has_hooks(self) -> bool:
+        """Whether something of the stage has hooks, a nested chain that begins or ends here included."""
+        links = [link for link in (self.activation, *self.links) if isinstance(link, ActivationLink)]
+        nested = [part.chain for link in links for part in link.parts if isinstance(part, Boundary)]
+        return has_hooks(*nested, *(part for module in self.modules() for part in module.modules()))
+
     def watched_by(self, watch: Watch) -> bool:
-        """Have noted what decides the kernels of a step, besides rule and shapes; False where a module's code does."""
+        """Have noted where the parameters of its kernels lie; False where a module's code decides what is called."""
         layer = self.native
         if layer is not self.layer:
             return False
         if layer is not None:
             watch.note_members(layer._parameters)
             watch.note_tensors(self.parameters())
-            if isinstance(layer, torch.nn.Conv2d):
-                watch.note(attrgetter("stride", "padding", "dilation", "groups"), layer)
-        modules: list[torch.nn.Module] = [] if layer is None else [layer]
-        for link in (self.activation, *self.links):
-            if isinstance(link, ActivationLink):
-                modules += link.modules
-                if link.dropout is not None:
-                    watch.note(attrgetter("training", "p"), link.dropout)
-            elif type(link.module) is torch.nn.Flatten:
-                modules.append(link.module)
-                watch.note(attrgetter("start_dim", "end_dim"), link.module)
-            else:
-                return False
-        watch.note_hooks(*modules)
-        return True
+        return all(
+            isinstance(link, ActivationLink) or (link.is_plain and type(link.module) is torch.nn.Flatten)
+            for link in self.links
+        )
 
     def run(self, x: Tensor) -> Tensor:
         """The stage's output as its modules compute it."""
@@ -115,30 +137,43 @@ def single_tensor(module: torch.nn.Module, output: object) -> Tensor:
     return output
 
 
-def make_plan(modules: Iterable[torch.nn.Module]) -> list[Stage]:
-    """The stages of a chain of modules: first the one without a layer, then one for each layer."""
+def make_plan(modules: Iterable[torch.nn.Module], hooked: bool = False) -> list[Stage]:
+    """The stages of a chain of modules: first the one without a layer, then one for each layer.
+
+    hooked: whether hooks are to be called, those of nested chains too.
+    """
     stages = [Stage(None)]
-    for module in flatten(modules):
-        if not _is_layer(module, first=len(stages) == 1):
-            _add_link(stages[-1].links, module)
-        elif is_native_layer(module):
-            own = getattr(module, "activation", Activation.IDENTITY)
-            stages.append(Stage(module, module, links=[] if own is Activation.IDENTITY else [ActivationLink(own)]))
+    for part in _with_boundaries(modules) if hooked else flatten(modules):
+        if isinstance(part, Boundary) or not _is_layer(part, first=len(stages) == 1):
+            _add_link(stages[-1].links, part, hooked)
+        elif is_native_layer(part):
+            own = getattr(part, "activation", Activation.IDENTITY)
+            links: list[Link] = [] if own is Activation.IDENTITY else [ActivationLink(own)]
+            stages.append(Stage(part, part, links=links))
         else:
-            stages.append(Stage(module))
+            stages.append(Stage(part))
     for stage in stages:
         if stage.native is not None and stage.links and isinstance(first := stage.links[0], ActivationLink):
             stage.activation, stage.links = first, stage.links[1:]
+        stage.hooked = hooked and stage.has_hooks()
     return stages
 
 
 def flatten(modules: Iterable[torch.nn.Module]) -> Iterator[torch.nn.Module]:
     """The modules, with nested chains opened unless they have a rule of their own."""
+    for part in _with_boundaries(modules):
+        if not isinstance(part, Boundary):
+            yield part
+
+
+def _with_boundaries(modules: Iterable[torch.nn.Module]) -> Iterator[torch.nn.Module | Boundary]:
+    """The modules as by `flatten`, with the begin and the end of each chain that is opened."""
     for module in modules:
         if is_chain(module):
-            if is_watched(module):
-                raise RuntimeError("Sequential: a hook on a nested one sees nothing under a rule; hook its modules")
-            yield from flatten(module)
+            entered: list[PreHooked] = []
+            yield Boundary(module, True, entered)
+            yield from _with_boundaries(module)
+            yield Boundary(module, False, entered)
         else:
             yield module
 
@@ -151,61 +186,117 @@ def chains(outermost: torch.nn.Sequential) -> Iterator[torch.nn.Sequential]:
             yield from chains(module)
 
 
+def guards_of(outermost: torch.nn.Sequential) -> Watch:
+    """What the plan of a chain depends on, and where hooks would be that a call of its modules calls."""
+    watch = Watch()
+    inherited: list[tuple[type, str]] = []
+    for chain in chains(outermost):
+        watch.note_members(chain._modules)
+        if chain is not outermost:
+            watch.note(reading_of(chain), chain)
+            watch.note_hooks(chain)
+    for module in dict.fromkeys(flatten(outermost._modules.values())):
+        watch.note(reading_of(module), module)
+        inherited += inherited_code(module)
+        for part in module.modules():
+            watch.note_hooks(part)
+            if part._modules:
+                watch.note_members(part._modules)
+    for kind, name in dict.fromkeys(inherited):
+        watch.note(attrgetter(name), kind)
+    return watch
+
+
 def is_chain(module: torch.nn.Module) -> TypeGuard[torch.nn.Sequential]:
     """Whether the module is only a chain of others."""
-    plain = type(module) is torch.nn.Sequential or getattr(module, "is_plain_chain", False)
-    return plain and isinstance(module, torch.nn.Sequential)
+    if type(module) is torch.nn.Sequential:
+        return is_plain(module)
+    return isinstance(module, torch.nn.Sequential) and getattr(module, "is_plain_chain", False)
 
 
-def is_watched(*modules: torch.nn.Module) -> bool:
-    """Whether any of the modules has hooks."""
-    return any(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-        for module in modules
-    )
+def has_own_forward(module: torch.nn.Module) -> bool:
+    """Return whether the module runs code of its own: neither its class nor the instance has torch's or our forward."""
+    forward = type(module).forward
+    known = str(getattr(forward, "__module__", None)).startswith(("torch.nn.", "fastalign."))
+    return "forward" in vars(module) or not known
+
+
+_UNITS = (
+    torch.nn.Linear,
+    torch.nn.Bilinear,
+    torch.nn.modules.conv._ConvNd,
+    torch.nn.Embedding,
+    torch.nn.EmbeddingBag,
+    torch.nn.RNNBase,
+    torch.nn.RNNCellBase,
+    torch.nn.MultiheadAttention,
+)
+_NORMALIZATIONS = (
+    torch.nn.modules.batchnorm._NormBase,
+    torch.nn.LayerNorm,
+    torch.nn.GroupNorm,
+    torch.nn.RMSNorm,
+)
+
+
+def units_of(module: torch.nn.Module) -> Iterator[torch.nn.Module | Tensor]:
+    """Yield what in a module makes it a layer: torch's modules with weight matrices, and matrices of a user's own.
+
+    Scales and shifts are none, whatever their shape: normalizations, a temperature, a gain for each channel.
+    """
+    for inner in module.modules():
+        if isinstance(inner, _UNITS):
+            yield inner
+        elif not isinstance(inner, _NORMALIZATIONS):
+            yield from (p for p in inner.parameters(recurse=False) if sum(size > 1 for size in p.shape) > 1)
 
 
 def _is_layer(module: torch.nn.Module, first: bool) -> bool:
-    """Whether a rule gives this module an update of its own.
-
-    A module whose parameters are all vectors (normalisation, PReLU) belongs to the layer before it.
-    """
-    if isinstance(module, Block):
+    """Return whether a rule gives this module an update of its own, and it does not belong to the layer before it."""
+    if isinstance(module, Block) or any(True for _ in units_of(module)):
         return True
-    parameters = list(module.parameters())
-    return any(p.dim() != 1 for p in parameters) or (first and bool(parameters))
+    return first and any(True for _ in module.parameters())
 
 
 def is_native_layer(module: torch.nn.Module | None) -> TypeGuard[torch.nn.Linear | torch.nn.Conv2d]:
-    """Whether the module is a linear layer or a zero-padded convolution, no subclass that computes other things.
+    """Whether the module is a plain linear layer or zero-padded convolution.
 
-    Nor one whose weight is computed from other parameters, as in pruning.
+    It is not if its weight is computed from other parameters, as in pruning.
     """
-    if module is None or "weight" not in module._parameters:
+    if module is None or "weight" not in module._parameters or not is_plain(module):
         return False
-    if type(module) in (torch.nn.Linear, Linear):
+    if isinstance(module, torch.nn.Linear):
         return True
-    return type(module) in (torch.nn.Conv2d, Conv2d) and getattr(module, "padding_mode", None) == "zeros"
+    return isinstance(module, torch.nn.Conv2d) and module.padding_mode == "zeros"
 
 
-def _add_link(links: list[Link], module: torch.nn.Module) -> None:
-    if type(module) is torch.nn.Dropout:
-        last = links[-1] if links else None
-        if isinstance(last, ActivationLink) and last.dropout is None:
-            links[-1] = ActivationLink(last.activation, module, (*last.modules, module))
+def _add_link(links: list[Link], part: torch.nn.Module | Boundary, hooked: bool) -> None:
+    last = links[-1] if links and isinstance(links[-1], ActivationLink) else None
+    if isinstance(part, torch.nn.Dropout) and is_plain(part):
+        if last is not None and last.dropout is None:
+            links[-1] = ActivationLink(last.activation, part, (*last.parts, part))
         else:
-            links.append(ActivationLink(Activation.IDENTITY, module, (module,)))
+            links.append(ActivationLink(Activation.IDENTITY, part, (part,)))
         return
-    activation = _activation_of(module)
+    activation = Activation.IDENTITY if isinstance(part, Boundary) else _activation_of(part)
     if activation is None:
-        links.append(ModuleLink(module))
+        assert isinstance(part, torch.nn.Module)
+        links.append(ModuleLink(part, is_plain(part)))
     elif activation is not Activation.IDENTITY:
-        links.append(ActivationLink(activation, None, (module,)))
+        if last is not None and last.activation is Activation.IDENTITY and last.dropout is None:
+            links[-1] = ActivationLink(activation, None, (*last.parts, part))
+        else:
+            links.append(ActivationLink(activation, None, (part,)))
+    elif hooked:
+        if last is not None:
+            links[-1] = ActivationLink(last.activation, last.dropout, (*last.parts, part))
+        else:
+            links.append(ActivationLink(Activation.IDENTITY, None, (part,)))
 
 
 def _activation_of(module: torch.nn.Module) -> Activation | None:
-    """The activation that a parameterless torch module is, None if it is none that the kernels know."""
-    if not type(module).__module__.startswith("torch.nn."):
+    """The activation that a plain module is, None if it is none that the kernels know."""
+    if not is_plain(module):
         return None
     match module:
         case torch.nn.Identity():

@@ -10,9 +10,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from fastalign.engine.hooks import has_hooks
 from fastalign.engine.links import is_stochastic
 from fastalign.engine.passes import FeedbackTerm, LayerPass, as_pass
-from fastalign.engine.plan import ActivationLink, Stage, is_watched
+from fastalign.engine.plan import ActivationLink, Stage
 from fastalign.engine.run import NetworkStep, runs_of
 from fastalign.engine.tape import Keep, Tape
 from fastalign.rules import RULES, Layer, Rule, Update
@@ -60,7 +61,7 @@ class RecomputingStep(NetworkStep):
         self._tape.restore(kept)
         del kept
         *hidden, output = self.layers
-        self._gradient = output.take_back(output_gradient)
+        self._sent, self._gradient = output.take_error_back(output_gradient)
         rule = self._rules[-1]
         self._scale_error(rule)
         slices = self._slices(rule)
@@ -70,7 +71,7 @@ class RecomputingStep(NetworkStep):
             return
         layers = cast(Sequence[Layer], self._run_again())
         if rule.whole_network:
-            yield from rule.updates(self, layers, Update(output, self.error, output.input, 1 / self.error_scale))
+            yield from rule.updates(self, layers, self._output_update(output.input))
             return
         yield Update(output, self._gradient, output.input)
         above = Update(output, self._gradient, self._gradient)  # whose input is not asked for, and may go
@@ -85,7 +86,7 @@ class RecomputingStep(NetworkStep):
         if count < 2 or not rule.takes_slices or self._tape.seeds or self.adds_up is None:
             return []
         stages = [layer.stage for layer in (self._prelude, *self.layers)]
-        if not all(map(_keeps_samples_apart, stages)) or is_watched(*stages[-1].modules()):
+        if not all(map(_keeps_samples_apart, stages)) or stages[-1].hooked:
             return []
         if not all(self.adds_up(layer, self._gradient) for layer in self.layers):
             return []
@@ -94,14 +95,15 @@ class RecomputingStep(NetworkStep):
     def _slice(self, samples: slice) -> RecomputingStep:
         """The step of these samples, whose hidden layers and output are still to be run."""
         step = copy(self)
-        step._x, step._gradient, step._is_slice = self._x[samples], self._gradient[samples], True
+        step._x, step._is_slice = self._x[samples], True
+        step._sent = step._gradient = self._gradient[samples]
         step.input_shape = step._x.shape
         step.layers = [*self.layers[:-1], LayerPass(self.layers[-1].stage, Tape())]
         return step
 
     def _updates_of_slice(self, rule: Rule) -> Iterator[Update]:
         """The updates of a step that `_slice` gave."""
-        above = Update(self.layers[-1], self._gradient, self._gradient)  # of which the layer alone is asked for
+        above = self._output_update(self._gradient)  # whose input is not asked for
         return rule.updates(self, cast(Sequence[Layer], self._run_again()), above)
 
     def _run_again(self) -> Iterator[LayerPass]:
@@ -173,14 +175,14 @@ def _check(stage: Stage) -> None:
         raise ValueError(
             f"memory: {type(stage.layer).__name__} is a block, which may draw or remember; expected 'store'"
         )
-    for module in stage.modules():
-        if is_watched(module):
-            raise ValueError(f"memory: {module} has a hook, which would see two passes; expected 'store'")
+    if stage.hooked:
+        hooked = next((module for module in stage.modules() if has_hooks(module)), "a nested Sequential")
+        raise ValueError(f"memory: {hooked} has a hook, which would see two passes; expected 'store'")
     for link in stage.links:
         if isinstance(link, ActivationLink):
             continue
         name = type(link.module).__name__
-        if not type(link.module).__module__.startswith("torch.nn."):
+        if not type(link.module).__module__.startswith("torch.nn.") or "forward" in vars(link.module):
             raise ValueError(f"memory: {name} runs code of its own, which may draw or remember; expected 'store'")
         if is_stochastic(link.module):
             raise ValueError(f"memory: {name} draws anew in a second pass; expected 'store', or Dropout in its place")

@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from fastalign.engine.again import output_again
 from fastalign.engine.compiler import uncompiled
+from fastalign.engine.hooks import undifferentiable
 from fastalign.engine.passes import LayerPass, as_pass, gradients_at_once
 from fastalign.engine.plan import Stage
 from fastalign.engine.tape import Keep, Tape
+from fastalign.ops.autocast import autocasts
 from fastalign.ops.schemas import kernels
-from fastalign.rules import Layer, Rule, Update
+from fastalign.ops.transforms import is_batched
+from fastalign.rules import BP, RULES, Layer, Rule, Update
 from fastalign.rules.base import ErrorScale
 
 CACHED = 1 << 20
@@ -55,10 +58,36 @@ class NetworkStep:
         return list(dict.fromkeys(p for layer in self.layers for p in layer.parameters))
 
     @property
+    def fixed_matrices(self) -> list[Tensor]:
+        """B of each layer that has one, and F."""
+        return [matrix for matrix in (*self._feedback, self._projection) if matrix is not None]
+
+    @property
     def shares_parameters(self) -> bool:
         """Whether a parameter stands in several places."""
         places = [p for layer in self.layers for p in layer.parameters]
         return len(set(places)) < len(places)
+
+    @property
+    def runs_own_code(self) -> bool:
+        """Whether modules or rules that are not torch's or this library's take part."""
+        return any(stage.runs_own_code for stage in self.stages) or not all(
+            type(rule) in RULES.values() for rule in self._rules
+        )
+
+    @property
+    def backpropagates(self) -> bool:
+        """Whether its updates are the loss's derivatives."""
+        return all(type(rule) is BP for rule in self._rules)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages of its plan, in order."""
+        return [layer.stage for layer in (self._prelude, *self.layers)]
+
+    def describe_rules(self) -> str:
+        """Its rules, each once."""
+        return ", ".join(dict.fromkeys(map(repr, self._rules)))
 
     # The standard pass
 
@@ -80,27 +109,27 @@ class NetworkStep:
         self._keep_feedback(x)
         self.input_shape = x.shape
         self._projection_slot = -1 if self._projection is None else self._tape.keep(self._projection)
+        # As with x, autograd then notices a target that is overwritten before backward.
+        self._target_slot = -1 if self._target is None else self._tape.keep(self._target)
         return h
 
     def _keep_feedback(self, x: Tensor) -> None:
         """Keep the fixed matrices, which were drawn for layers and samples of certain sizes."""
-        classes = self.layers[-1].activity_shape[1:].numel()
+        classes = self.layers[-1].output_shape[1:].numel()
         for i, matrix in enumerate(self._feedback):
             layer = self.layers[i]
             if matrix is not None:
                 through = self._rules[i].passes_through_layers
                 fitting = self.layers[i + 1].weight.shape if through else (layer.output_shape[1:].numel(), classes)
-                if matrix.shape != fitting:
-                    raise ValueError(
-                        f"input: samples of shape {tuple(x.shape[1:])} ask for a fixed matrix of {tuple(fitting)} at "
-                        f"{layer.stage.layer}, which has one of {tuple(matrix.shape)}; expected samples of the "
-                        "network's input_shape, or set_rule to be called again"
-                    )
+                _check_fits(matrix, tuple(fitting), x, layer)
             layer.keep_feedback(matrix)
+        if self._projection is not None:
+            _check_fits(self._projection, (x.shape[1:].numel(), classes), x, self.layers[-1])
 
     def _keep(self, layer: LayerPass, rule: Rule) -> Keep:
         if not rule.keeps_preactivations:
             return Keep.FOR_GRADIENT
+        layer.check_plain()
         return Keep.FOR_BOTH if layer is self.layers[-1] else Keep.FOR_DIFFERENCE
 
     def _keep_prelude(self) -> Keep:
@@ -120,12 +149,11 @@ class NetworkStep:
         """
         self._tape.restore(kept)
         *hidden, output = self.layers
-        self._gradient = output.take_back(output_gradient)
+        self._sent, self._gradient = output.take_error_back(output_gradient)
         network_rule = self._rules[-1]
         self._scale_error(network_rule)
         if network_rule.whole_network:
-            above = Update(output, self.error, output.input, 1 / self.error_scale)
-            yield from network_rule.updates(self, hidden, above)
+            yield from network_rule.updates(self, hidden, self._output_update(output.input))
             return
         above = Update(output, self._gradient, output.input)
         yield above
@@ -166,8 +194,16 @@ class NetworkStep:
     @property
     def error(self) -> Tensor:
         if self._error is None:
-            self._error = self._gradient if self.error_scale == 1 else self._gradient * self.error_scale
+            self._error = self._scaled(self._sent)
         return self._error
+
+    def _output_update(self, pre: Tensor) -> Update:
+        """The update of the output layer, for a rule of the whole network."""
+        post = self.error if self._gradient is self._sent else self._scaled(self._gradient)
+        return Update(self.layers[-1], post, pre, 1 / self.error_scale)
+
+    def _scaled(self, gradient: Tensor) -> Tensor:
+        return gradient if self.error_scale == 1 else gradient * self.error_scale
 
     def input_gradient(self) -> Tensor:
         """∂loss/∂x, once all updates were taken, where the rules define it."""
@@ -188,11 +224,11 @@ class NetworkStep:
 
     @property
     def target(self) -> Tensor:
-        if self._target is None:
+        if self._target_slot < 0:
             raise RuntimeError(
                 "target: DRTP needs it for a backward pass, call net(x, target) in eval mode too; got None"
             )
-        return self._target.to(self._gradient.dtype)
+        return self._tape[self._target_slot].to(self._gradient.dtype)
 
     def feedback_terms(self, signal: Tensor, layers: Iterable[Layer]) -> Iterable[tuple[Layer, Tensor]]:
         """Each layer with δ_l = (signal · B_lᵀ) ⊙ f′(a_l): in few calls where the layers are plain and alike.
@@ -238,6 +274,16 @@ class NetworkStep:
         return beside.T
 
 
+def _check_fits(matrix: Tensor, fitting: tuple[int, ...], x: Tensor, layer: LayerPass) -> None:
+    """The fixed matrix has the shape that this step asks for at the layer."""
+    if matrix.shape != fitting:
+        raise ValueError(
+            f"input: samples of shape {tuple(x.shape[1:])} ask for a fixed matrix of {fitting} at {layer.stage.layer}, "
+            f"which has one of {tuple(matrix.shape)}; expected samples of the network's input_shape, or set_rule to be "
+            "called again"
+        )
+
+
 def runs_of(rules: Sequence[Rule], layers: Sequence[LayerPass]) -> list[tuple[Rule, list[LayerPass]]]:
     """Consecutive layers with the same rule, together."""
     pairs = groupby(zip(rules, layers, strict=True), key=lambda pair: id(pair[0]))
@@ -255,13 +301,30 @@ class StepFunction(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.step, _, *ctx.parameters = inputs
-        ctx.save_for_backward(*ctx.step.release())
+        ctx.step, x, *ctx.parameters = inputs
+        kept = ctx.step.release()
+        if ctx.step.backpropagates:
+            kept.append(x)
+            ctx.autocast = autocasts(x.device) and torch.get_autocast_dtype(x.device.type)
+        ctx.save_for_backward(*kept)
 
     @staticmethod
-    @once_differentiable
     @uncompiled
     def backward(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, ...]:
+        creates_graph = torch.is_grad_enabled()
+        if ctx.step.backpropagates and creates_graph:
+            return StepFunction._differentiate(ctx, output_gradient)
+        if not ctx.step.backpropagates and is_batched(output_gradient):
+            raise RuntimeError(
+                f"network: {ctx.step.describe_rules()} takes one gradient of the output at a time, not a batch of them "
+                "(vmap, is_grads_batched); expected a loop over them, or rule='bp'"
+            )
+        with torch.no_grad():
+            gradients = StepFunction._updates(ctx, output_gradient)
+        return StepFunction._refusing_derivatives(ctx, gradients) if creates_graph else gradients
+
+    @staticmethod
+    def _updates(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, ...]:
         step = ctx.step
         _, step.wants_input_gradient, *wanted = ctx.needs_input_grad
         try:
@@ -270,6 +333,27 @@ class StepFunction(torch.autograd.Function):
         finally:
             step.forget()
         return None, input_gradient, *(gradients.get(parameter) for parameter in ctx.parameters)
+
+    @staticmethod
+    def _differentiate(ctx: Any, output_gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """BP's gradients as autograd finds them, with their own derivatives."""
+        x = ctx.saved_tensors[-1]
+        needed = ctx.needs_input_grad[1:]
+        wanted = [t for t, needs in zip((x, *ctx.parameters), needed, strict=True) if needs]
+        output = output_again(ctx.step.stages, x, ctx.parameters, ctx.autocast)
+        received = output_gradient.to(output.dtype)
+        found = iter(torch.autograd.grad(output, wanted, received, create_graph=True, allow_unused=True))
+        return None, *(next(found) if needs else None for needs in needed)
+
+    @staticmethod
+    def _refusing_derivatives(ctx: Any, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        """The gradients, of which a derivative raises an error."""
+        reason = (
+            f"network: the updates of {ctx.step.describe_rules()} are no derivatives and have none "
+            "(@once_differentiable); gradient penalties, Hessians and the like need rule='bp'"
+        )
+        refusing = iter(undifferentiable(reason, *(g.requires_grad_() for g in gradients if g is not None)))
+        return tuple(None if g is None else next(refusing) for g in gradients)
 
 
 def one_hot_target(target: Tensor, batch: int, classes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -287,7 +371,26 @@ def one_hot_target(target: Tensor, batch: int, classes: int, dtype: torch.dtype,
             raise ValueError(f"target: expected class indices from 0 to {classes - 1}, got {int(wrong)}") from error
     if target.shape == (batch, classes):
         return target.to(device)
-    raise ValueError(
+    raise _wrong_target(target, batch, classes)
+
+
+def check_target(target: Tensor, output: Tensor) -> None:
+    """A target that no rule asks for is nevertheless one: class indices, of positions too, or rows like the output.
+
+    Raises:
+        ValueError: for another shape, as of a mask that was meant for a module.
+    """
+    batch, classes = output.shape[0], output.shape[1:].numel()
+    if target.is_floating_point() or target.dtype == torch.bool:
+        indices: set[tuple[int, ...]] = set()
+    else:
+        indices = {(batch,), tuple(output.shape[:-1]), (batch, *output.shape[2:])}
+    if tuple(target.shape) not in {*indices, (batch, classes), tuple(output.shape)}:
+        raise _wrong_target(target, batch, classes)
+
+
+def _wrong_target(target: Tensor, batch: int, classes: int) -> ValueError:
+    return ValueError(
         f"target: expected class indices of shape ({batch},) or one-hot rows of shape ({batch}, {classes}), "
-        f"got {target.dtype} of shape {tuple(target.shape)}"
+        f"got {target.dtype} of shape {tuple(target.shape)}; no module is given a second input"
     )

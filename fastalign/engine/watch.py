@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules import module as _torch_module
 
 from fastalign.ops import native
 
@@ -17,6 +18,19 @@ _IS_TRAINED = attrgetter("requires_grad")
 
 
 Container = dict[Any, Any] | list[Any]
+
+GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
+    _torch_module._global_forward_pre_hooks,
+    _torch_module._global_forward_hooks,
+    _torch_module._global_backward_pre_hooks,
+    _torch_module._global_backward_hooks,
+)
+"""The hooks that torch calls for every module."""
+
+
+def hooks_of(module: torch.nn.Module) -> tuple[dict[int, Any], ...]:
+    """The module's own hooks, by kind."""
+    return module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks
 
 
 class Watch:
@@ -42,11 +56,23 @@ class Watch:
     def note_members(self, holder: dict[str, Any]) -> None:
         """Note which objects (modules, parameters, buffers) are the values of a dictionary."""
         self._containers.append(holder)
+        self._members += holder.values()
 
     def note_hooks(self, *modules: torch.nn.Module) -> None:
-        """Note that the modules have no hooks, or the watch does not hold."""
+        """Note where the hooks of modules are; a watch that begins holds while there are none."""
         for m in modules:
-            self._hooks += (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks)
+            self._hooks += hooks_of(m)
+
+    def include(self, other: Watch) -> None:
+        """Note what another watch has noted of values, members and hooks."""
+        self._values += other._values
+        self._containers += other._containers
+        self._members += other._members
+        self._hooks += other._hooks
+
+    def has_hooks(self) -> bool:
+        """Whether there are hooks where `note_hooks` and torch's global registries keep them."""
+        return any(self._hooks) or any(GLOBAL_HOOKS)
 
     def note_tensors(self, tensors: Iterable[Tensor]) -> None:
         """Note where tensors lie in memory, how, and whether they are trained."""
@@ -54,23 +80,26 @@ class Watch:
 
     def begin(self) -> bool:
         """Everything is noted. Whether it holds."""
-        if any(self._hooks):
+        if self.has_hooks():
             return False
-        self._containers += self._hooks
-        self._members = members_of(self._containers)
+        self._containers += [*self._hooks, *GLOBAL_HOOKS]
         self._trained, self._places = list(map(_IS_TRAINED, self._tensors)), self._find_places()
         return self.holds()
 
     def holds(self, places: bool = True) -> bool:
         """Whether everything is as it was; without `places`, wherever the tensors lie."""
-        for get, thing, value in self._values:
-            if get(thing) != value:
-                return False
-        if not hold_the_same(self._containers, self._members):
+        if not self.values_hold():
             return False
         if list(map(_IS_TRAINED, self._tensors)) != self._trained:
             return False
         return not places or self._find_places() == self._places
+
+    def values_hold(self) -> bool:
+        """Whether values and members are as they were."""
+        for get, thing, value in self._values:
+            if get(thing) != value:
+                return False
+        return hold_the_same(self._containers, self._members)
 
     def _find_places(self) -> list[object]:
         tensors = self._tensors

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from torch.nn import *  # type: ignore[assignment]  # noqa: F403
 
 __all__ = ["Block", "Conv2d", "Linear", "Sequential"]
+__all__ += [name for name in vars(torch.nn) if not name.startswith("_") and name not in __all__]
+
+# So that `import fastalign.nn.functional as F` and `from fastalign.nn.utils import …` find torch's own modules.
+for _name, _module in list(sys.modules.items()):
+    if _name.startswith("torch.nn."):
+        sys.modules.setdefault(f"fastalign{_name.removeprefix('torch')}", _module)
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +30,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *dir(torch.nn)})
+    return sorted(__all__)

@@ -5,7 +5,7 @@ convolution by N·Ho·Wo. Updates have the sign of a gradient: W ← W − η Δ
 
 Inputs are float64, float32, bfloat16 or float16, of any strides; sums are taken in float32 or wider; results have the
 dtype of the inputs. An empty batch gives a zero update. Wrong shapes and devices raise ValueError, wrong dtypes
-TypeError, an input that requires grad RuntimeError (only `modulate_input` has a gradient).
+TypeError, an input that requires grad or a forward-mode derivative RuntimeError (only `modulate_input` has those).
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastalign.ops import checks
+from fastalign.ops import checks, flops
 from fastalign.ops import native as native  # registers the native kernels
 from fastalign.ops import schemas as schemas  # defines the ops
 from fastalign.ops.activations import Activation
 from fastalign.ops.autocast import autocast
+from fastalign.ops.transforms import have_tangents
 
 __all__ = [
     "dfa_conv2d_update",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 _kernels = torch.ops.fastalign
+flops.register()
 
 
 def _autocast(*arguments: Tensor) -> tuple[Tensor, ...]:
@@ -261,10 +263,12 @@ def modulate_input(x: Tensor, error: Tensor, projection: Tensor, sign: float = 1
         ValueError, TypeError: as the module says.
     """
     x, error, projection = _autocast(x, error, projection)
+    factor = checks.number("sign", sign)
     checks.tensors(x=x, error=error, projection=projection)
     checks.rank("x", x, (2, 4), "(N, K) or (N, Ci, Hi, Wi)")
     checks.shape("error", error, (x.shape[0], None), "(N, C)")
     checks.shape("projection", projection, (x.shape[1:].numel(), error.shape[1]), "(D, C)")
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, error, projection)):
-        return x + sign * (error @ projection.T).reshape(x.shape)
-    return _kernels.modulate_input(x, error, projection, float(sign))
+    tensors = x, error, projection
+    if have_tangents(tensors) or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+        return x + factor * (error @ projection.T).reshape(x.shape)
+    return _kernels.modulate_input(x, error, projection, factor)

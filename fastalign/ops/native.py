@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from fastalign.errors import VariableError
+
 _library: torch.library.Library | None = None
 
 
@@ -40,9 +42,12 @@ def _load() -> tuple[ModuleType | None, str | None]:
             why = f"it does not load: {error}"
         else:
             # What an environment variable asks for in vain raises here, not at the first op.
-            extension.cpu_level()
-            if extension.cuda_architectures():
-                extension.cuda_force()
+            try:
+                extension.cpu_level()
+                if extension.cuda_architectures():
+                    extension.cuda_force()
+            except ValueError as error:
+                raise VariableError(str(error)) from error
             return extension, None
     warnings.warn(
         f"fastalign runs without its native kernels, on the PyTorch reference, which is slower: {why}",

@@ -60,7 +60,7 @@ class Layer(Protocol):
         """a_l, of the output layer or where the rule keeps preactivations."""
 
     def activity(self) -> Tensor:
-        """h_l, after the activation and before pooling."""
+        """h_l, after the activation and before pooling; a_l where no activation follows the layer directly."""
 
     def preactivation_difference(self, delta_input: Tensor) -> Tensor:
         """Δa_l = W_l Δh_{l−1}."""
@@ -85,7 +85,7 @@ class Step(Protocol):
 
     @property
     def error(self) -> Tensor:
-        """e = s · ∂loss/∂a_L, of the shape of a_L."""
+        """e = s · ∂loss/∂a_L, with as many units as the output: of what pooling after a_L gives, where there is any."""
 
     @property
     def projection(self) -> Tensor:

@@ -15,7 +15,8 @@ class DFA(Rule):
         feedback: how B_l is drawn (`fastalign.rules.feedback`); U(±1/√n_l) by default.
         shared_feedback: one matrix for all layers, each taking its first n_l rows (Launay et al. 2020).
         sign_of_error: project sign(e) in place of e (sDFA; Frenkel et al. 2019).
-        error_scale: s, with sign_of_error: see `Rule.sample_error_scale`.
+        error_scale: s, with sign_of_error: see `Rule.sample_error_scale`. Give it where the loss is no mean: a sum (1),
+            divided by k for accumulation (`lambda n: k * n`), under a GradScaler (`lambda n: n / scaler.get_scale()`).
 
     Raises:
         ValueError, TypeError: for a setting that is not one.

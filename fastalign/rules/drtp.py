@@ -15,7 +15,9 @@ class DRTP(Rule):
 
     Args:
         feedback: how B_l is drawn (`fastalign.rules.feedback`); U(±√(6/n_l)) by default.
-        error_scale: s; the signal is y*/s (by default s = N, so that hidden updates are means over the batch).
+        error_scale: s; the signal is y*/s (by default s = N, so that hidden updates are means over the batch). Give it
+            where the loss is no mean: a sum (1), divided by k for accumulation (`lambda n: k * n`), under a GradScaler
+            (`lambda n: n / scaler.get_scale()`). The signal has no other way to know of that.
 
     Raises:
         ValueError, TypeError: for a setting that is not one.

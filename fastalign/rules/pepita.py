@@ -22,6 +22,11 @@ class PEPITA(Rule):
 
     The output layer: ΔW_L = e (h_{L−1}^mod)ᵀ / N. A convolution averages over positions too (§3.3).
 
+    h_l is what the activation right after the layer gives. Where anything but nn.Identity stands between the two
+    (pooling, BatchNorm, a module that only prints), or no activation follows, the update compares a_l instead: another
+    rule for a network that computes the same. Conv2d, ReLU, MaxPool2d is the paper's order. What h_l goes through on
+    its way to the next layer must give the same twice: BatchNorm is in eval mode, and no Dropout but the chain's own.
+
     Args:
         presynaptic: "modulated" (h_{l−1}^mod) or "standard" (h_{l−1}; §3.2, App. E).
         output_error: "standard", e as in the paper, or "modulated", e_mod = e + σ(a_L + Δa_L) − σ(a_L) as in its code.
@@ -34,7 +39,9 @@ class PEPITA(Rule):
         random_modulation: α, to modulate by α r in place of F e, r ~ U[0, 1) for each sample and step (the control).
         frozen_filters: leave convolutions as they are (the control for every PEPITA convolution result).
         projection: how F is drawn (`fastalign.rules.feedback`), times projection_scale: 0.05 · U(±√(6/n_0)) by default.
-        error_scale: s, see `Rule.sample_error_scale`; all updates carry 1/s, which is the paper's 1/N.
+        error_scale: s, see `Rule.sample_error_scale`; all updates carry 1/s, which is the paper's 1/N. Give it where
+            the loss is no mean: a sum (1), divided by k for accumulation (`lambda n: k * n`), under a GradScaler
+            (`lambda n: n / scaler.get_scale()`).
 
     Raises:
         ValueError, TypeError: for a setting that is not one.
@@ -80,7 +87,7 @@ class PEPITA(Rule):
     def updates(self, step: Step, layers: Sequence[Layer], above: Update) -> Iterator[Update]:
         error = step.error.flatten(1)
         signal = self._signal(step, error)
-        output = above.layer
+        output, post = above.layer, above.post
         del above  # with its input, before there are others
 
         delta_input: Tensor | None = None
@@ -105,7 +112,6 @@ class PEPITA(Rule):
 
         if delta_input is None:
             delta_input = step.first_input_difference(self._modulation(step, signal))
-        post = step.error
         if self.output_error == "modulated":
             post = error + self._output_difference(output, delta_input)
             post = post.reshape(step.error.shape)

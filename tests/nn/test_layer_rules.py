@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_input
 from torch.nn.utils import parametrizations, prune
 
+import fastalign
 import fastalign.nn as nn
 from fastalign import rules
 
@@ -30,6 +31,34 @@ class Residual(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.inner(x)
+
+
+class Squared(torch.nn.BatchNorm1d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).square()
+
+
+class Rectified(torch.nn.AvgPool2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).relu()
+
+
+class Padded(torch.nn.ZeroPad2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).exp()
+
+
+class Scaled(torch.nn.Flatten):
+    def forward(self, input: Tensor) -> Tensor:
+        flat = super().forward(input)
+        return flat * flat
+
+
+def patched() -> torch.nn.Module:
+    """Average pooling whose forward the instance has otherwise."""
+    module = nn.AdaptiveAvgPool2d(2)
+    vars(module)["forward"] = lambda x: F.adaptive_avg_pool2d(x.square(), 2)
+    return module
 
 
 def residual(width: int) -> Residual:
@@ -207,12 +236,45 @@ def test_networks_that_a_rule_cannot_train() -> None:
         nn.Sequential(nn.Linear(8, 7), residual(7), nn.Linear(7, CLASSES), rule="pepita")
     with pytest.raises(ValueError, match="rule: PEPITA defines no update for the weights of LayerNorm"):
         nn.Sequential(nn.Linear(8, 7), nn.LayerNorm(7), nn.Linear(7, CLASSES), rule="pepita")
-    net = nn.Sequential(nn.Linear(8, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, CLASSES), rule="pepita").double()
-    with pytest.raises(RuntimeError, match=r"PEPITA: BatchNorm1d in training mode takes its statistics from the batch"):
+
+
+class Quiet(torch.nn.BatchNorm1d):
+    def forward(self, input: Tensor) -> Tensor:
+        return input * 2
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (nn.BatchNorm1d(7), r"BatchNorm1d in training mode takes its statistics from the batch"),
+        (nn.Sequential(nn.Sequential(nn.BatchNorm1d(7)), nn.ReLU()), r"BatchNorm1d in training mode"),
+        (nn.SyncBatchNorm(7), r"SyncBatchNorm in training mode"),
+        (nn.AlphaDropout(0.5), r"AlphaDropout draws anew in the modulated pass"),
+        (nn.RReLU(), r"RReLU draws anew in the modulated pass"),
+    ],
+)
+def test_what_pepita_cannot_pass_twice_is_refused_with_the_rule(module: torch.nn.Module, reason: str) -> None:
+    """And at a step, if it came into training mode since; after the output layer everything may stand."""
+    layers = [nn.Linear(8, 7), module, nn.Linear(7, CLASSES)]
+    with pytest.raises(ValueError, match=f"rule: PEPITA cannot train this network: {reason}"):
+        nn.Sequential(*layers, rule="pepita")
+    with pytest.raises(ValueError, match=f"rule: PEPITA cannot train this network: {reason}"):
+        fastalign.convert(torch.nn.Sequential(*layers), "pepita", (8,))
+    module.eval()
+    net = nn.Sequential(*layers, rule="pepita").double()
+    F.cross_entropy(net(X), TARGET).backward()
+    with pytest.raises(RuntimeError, match=f"PEPITA: {reason}"):
+        net.train()(X)
+    net = nn.Sequential(nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 7), module.float(), rule="pepita").double()
+    F.cross_entropy(net.train()(X), TARGET).backward()
+
+
+def test_a_subclass_is_asked_at_a_step() -> None:
+    """Its forward may do without what its parent does in training mode."""
+    net = nn.Sequential(nn.Linear(8, 7), Quiet(7), nn.Linear(7, CLASSES), rule="pepita").double()
+    with pytest.raises(RuntimeError, match="PEPITA: Quiet in training mode"):
         net(X)
-    net = nn.Sequential(nn.Linear(8, 7), nn.AlphaDropout(0.5), nn.Linear(7, CLASSES), rule="pepita").double()
-    with pytest.raises(RuntimeError, match=r"PEPITA: AlphaDropout draws anew in the modulated pass"):
-        net(X)
+    F.cross_entropy(net.eval()(X), TARGET).backward()
 
 
 @pytest.mark.parametrize(
@@ -231,8 +293,11 @@ def test_networks_that_a_rule_cannot_train() -> None:
             IMAGES,
         ),
         ([[nn.Linear(8, 5), nn.ReLU6()], [nn.Linear(5, 2), nn.Flatten()], [nn.Linear(6, CLASSES)]], X3),
+        ([[nn.Linear(8, 7), Squared(7).eval()], [nn.Linear(7, CLASSES)]], X),
+        ([[nn.Conv2d(2, 3, 3), Rectified(3, 2, 1), nn.Flatten()], [nn.Linear(27, CLASSES)]], IMAGES),
+        ([[nn.Conv2d(2, 3, 3), patched(), Padded(1), Scaled()], [nn.Linear(48, CLASSES)]], IMAGES),
     ],
-    ids=["batch norm", "layer norm", "in place", "average pooling", "conv", "3-D"],
+    ids=["batch norm", "layer norm", "in place", "average pooling", "conv", "3-D", "squared", "rectified", "others"],
 )
 def test_pepita_through_other_modules(stages: list[Stage], x: Tensor) -> None:
     """Differences pass through whatever is between the layers as two passes would.
@@ -279,6 +344,21 @@ def test_pepita_through_other_modules(stages: list[Stage], x: Tensor) -> None:
         copied(pre).backward(post / (len(x) * positions))
         found, expected = ([p.grad for p in of.parameters()] for of in (layer, copied))
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-13)
+
+
+def test_pepita_behind_a_first_module_that_only_seems_to_flatten() -> None:
+    """F is multiplied by W_1 only where what lies between them is linear."""
+    torch.manual_seed(0)
+    layers = [Scaled(), nn.Linear(24, 7, bias=False), nn.Tanh(), nn.Linear(7, CLASSES)]
+    net = nn.Sequential(*layers, rule=rules.PEPITA(projection_scale=1.0), input_shape=(3, 8)).double()
+    assert net.projection is not None
+    F.cross_entropy(net(X3), TARGET).backward()
+    weight = net.get_parameter("1.weight")
+    with torch.no_grad():
+        error = torch.nn.Sequential(*net)(X3).softmax(1) - F.one_hot(TARGET, CLASSES)
+        x, modulated = (h.flatten(1).square() for h in (X3, X3 + (error @ net.projection.T).reshape(X3.shape)))
+        difference = torch.tanh(x @ weight.T) - torch.tanh(modulated @ weight.T)
+    torch.testing.assert_close(weight.grad, difference.T @ modulated / len(X3), rtol=1e-9, atol=1e-13)
 
 
 def test_a_network_within_a_network() -> None:

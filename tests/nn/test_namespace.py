@@ -34,6 +34,39 @@ def test_submodules_of_torch_are_reached_by_name() -> None:
     assert (functional, init) == (torch.nn.functional, torch.nn.init)
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("import fastalign.nn.functional as it", torch.nn.functional),
+        ("import fastalign.nn.utils.rnn as it", torch.nn.utils.rnn),
+        ("from fastalign.nn.init import zeros_ as it", torch.nn.init.zeros_),
+        ("from fastalign.nn.modules.batchnorm import BatchNorm1d as it", torch.nn.BatchNorm1d),
+        ("from fastalign.nn.parallel import DistributedDataParallel as it", torch.nn.parallel.DistributedDataParallel),
+        ("from fastalign.nn.parameter import Parameter as it", torch.nn.Parameter),
+        ("from fastalign.nn.utils import clip_grad_norm_ as it", torch.nn.utils.clip_grad_norm_),
+        ("from fastalign.nn.utils import parametrize as it", torch.nn.utils.parametrize),
+    ],
+)
+def test_submodules_of_torch_are_imported_under_our_name(line: str, expected: object) -> None:
+    names: dict[str, object] = {}
+    exec(line, names)
+    assert names["it"] is expected
+
+
+def test_a_star_gives_what_torchs_gives_and_ours() -> None:
+    ours: dict[str, object] = {}
+    theirs: dict[str, object] = {}
+    exec("from fastalign.nn import *", ours)
+    exec("from torch.nn import *", theirs)
+    assert ours.keys() == theirs.keys() | OURS
+    assert all(ours[name] is theirs[name] for name in theirs.keys() - OURS - {"__builtins__"})
+    assert all(ours[name] is getattr(nn, name) for name in OURS)
+
+
+def test_what_a_user_types_is_shown_and_nothing_else() -> None:
+    assert {name for name in dir(torch.nn) if not name.startswith("_")} | OURS == set(dir(nn))
+
+
 STRANGER = """
 import torch
 import torch.nn as nn

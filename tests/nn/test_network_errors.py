@@ -203,6 +203,51 @@ def test_every_rule_takes_a_target(rule: str) -> None:
         torch.testing.assert_close(gradients, found[0], rtol=0, atol=0)
 
 
+def mask(*shape: int) -> Tensor:
+    return torch.ones(shape, dtype=torch.bool)
+
+
+def sequences() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, 3))
+
+
+@pytest.mark.parametrize("rule", [None, "bp", "fa", "dfa", "ifa", "drtp", "pepita"])
+@pytest.mark.parametrize(
+    "second",
+    [
+        mask(5, 8),
+        mask(5),
+        mask(8),
+        torch.rand(5),
+        torch.rand(5, 5),
+        torch.zeros(3, 7),
+        torch.zeros((), dtype=torch.int64),
+    ],
+    ids=lambda second: f"{second.dtype}{tuple(second.shape)}",
+)
+@pytest.mark.parametrize("train", [True, False])
+def test_a_second_input_that_is_no_target_is_refused(rule: str | None, second: Tensor, train: bool) -> None:
+    with pytest.raises(
+        ValueError, match=r"target: expected class indices of shape \(5,\) .* no module is given a second"
+    ):
+        dense(rule).train(train)(X, second)
+
+
+def test_targets_of_positions_and_maps() -> None:
+    """Whatever a loss takes, where no rule asks for rows of classes."""
+    x, indices = torch.rand(5, 6, 8), torch.zeros(5, 6, dtype=torch.int64)
+    for rule in (None, "bp", "fa"):
+        net = sequences()
+        net.set_rule(rule)
+        for target in (indices, indices[:, 0], torch.rand(5, 6, 3), torch.rand(5, 18)):
+            net(x, target)
+        for wrong in (indices[:, :5], torch.rand(5, 6), mask(5, 6)):
+            with pytest.raises(ValueError, match=r"target: expected .* rows of shape \(5, 18\)"):
+                net(x, wrong)
+    maps = nn.Sequential(nn.Conv2d(2, 3, 3), rule="bp")
+    maps(torch.rand(5, 2, 8, 8), torch.zeros(5, 6, 6, dtype=torch.int64))
+
+
 def test_a_failed_set_rule_changes_nothing() -> None:
     net = convolutional("dfa")
     before = dict(net.named_buffers())
@@ -214,6 +259,7 @@ def test_a_failed_set_rule_changes_nothing() -> None:
         net.set_rule("pepita")
     assert dict(net.named_buffers()).keys() == before.keys()
     assert re.match(r"DFA\(", repr(net.rule))
+    net.input_shape = (2, 8, 8)
     net(torch.rand(5, 2, 8, 8)).sum().backward()
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastalign.nn as nn
-from fastalign import initialise, rules
+from fastalign import TrainStep, initialise, rules
 
 RULES = ["bp", "fa", "dfa", "ifa", "drtp", "pepita", "shared dfa"]
 every_rule = pytest.mark.parametrize("rule", RULES)
@@ -82,6 +82,27 @@ def test_a_torch_checkpoint_loads(rule: str) -> None:
     outer.load_state_dict({f"net.{name}": value for name, value in plain.state_dict().items()}, strict=True)
     torch.testing.assert_close(dict(net.named_buffers()), fixed, rtol=0, atol=0)
     torch.nn.Sequential(*plain).load_state_dict(network(None).state_dict(), strict=True)
+
+
+@every_rule
+@pytest.mark.parametrize("nested", [False, True])
+def test_state_dicts_are_contiguous_and_those_of_before_load(rule: str, nested: bool) -> None:
+    """Safetensors, and so the Trainer of transformers, saves no others. F itself lies by its classes, as ever."""
+    nets = [network(rule), network(rule, seed=1), network(rule, seed=2), network(rule, seed=3)]
+    net, *others = nets
+    outer = [torch.nn.ModuleDict({"net": other}) if nested else other for other in nets]
+    state = outer[0].state_dict()
+    assert all(value.is_contiguous() for value in state.values())
+    assert len({value.data_ptr() for value in state.values()}) == len(state)
+    before = {name: value.mT.contiguous().mT if value.dim() == 2 else value for name, value in state.items()}
+    strides = {name: buffer.stride() for name, buffer in net.named_buffers()}
+    expected = learned(net)
+    loads = ((state, False), (before, False), (state, True))
+    for other, holder, (given, assign) in zip(others, outer[1:], loads, strict=True):
+        holder.load_state_dict(given, assign=assign)
+        assert {name: buffer.stride() for name, buffer in other.named_buffers()} == strides
+        torch.testing.assert_close(dict(other.named_buffers()), dict(net.named_buffers()), rtol=0, atol=0)
+        torch.testing.assert_close(learned(other), expected, rtol=0, atol=0)
 
 
 def test_a_checkpoint_with_something_missing_or_left_over_is_refused() -> None:
@@ -247,6 +268,81 @@ def test_a_layer_of_another_size_asks_for_set_rule() -> None:
             net(x, TARGET)
         net.set_rule(rule)
         net(x, TARGET).sum().backward()
+
+
+class Adapted(torch.nn.Module):
+    """A frozen layer with a low-rank update beside it."""
+
+    def __init__(self, base: torch.nn.Module) -> None:
+        super().__init__()
+        assert isinstance(base, torch.nn.Linear)
+        self.base = base.requires_grad_(False)
+        self.down, self.up = torch.nn.Linear(base.in_features, 2), torch.nn.Linear(2, base.out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.base(x) + self.up(self.down(x))
+        return found
+
+
+REPLACEMENTS: dict[str, tuple[int, int, Callable[[torch.nn.Module], torch.nn.Module]]] = {
+    "an adapter": (1, 1, Adapted),
+    "an adapter first": (0, 0, Adapted),
+    "a new head": (4, 2, lambda head: nn.Linear(6, 5)),
+    "a head of other inputs": (4, 2, lambda head: nn.Linear(7, 4)),
+    "a head in a block": (4, 2, lambda head: nn.Block(nn.Linear(6, 4))),
+    "a convolution": (1, 1, lambda layer: nn.Conv2d(7, 6, 1)),
+}
+
+
+@every_rule
+@pytest.mark.parametrize("name", REPLACEMENTS)
+def test_a_layer_that_was_replaced_by_another_asks_for_set_rule(rule: str, name: str) -> None:
+    """By name, in the loop and in a step that replays; backpropagation has nothing that was made for the old one."""
+    place, number, replace = REPLACEMENTS[name]
+    net = network(rule)
+    step = TrainStep(net, loss="cross_entropy", optimizer=torch.optim.SGD(net.parameters(), lr=0.1))
+    for _ in range(4):
+        step.step(X, TARGET)
+    net[place] = replace(net[place])
+    kind = type(net[place]).__name__
+    if rule == "bp":
+        if name in ("an adapter", "an adapter first", "a new head", "a head in a block"):
+            learned(net)
+        return
+    for train in (lambda: net(X, TARGET), lambda: step.step(X, TARGET)):
+        with pytest.raises(RuntimeError, match=rf"layer {number}, {kind}.*a weight of \(.*; call set_rule again"):
+            train()
+
+
+def test_a_block_that_was_replaced_asks_for_set_rule_where_its_size_or_kind_is_another() -> None:
+    net = nn.Sequential(nn.Linear(8, 6), nn.Block(nn.Linear(6, 6)), nn.Block(nn.Linear(6, 4)), rule="dfa")
+    net[1] = nn.Block(torch.nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 6)))
+    learned(net)
+    net[2] = nn.Block(nn.Linear(6, 5))
+    with pytest.raises(ValueError, match=r"fixed matrix of \(6, 5\) at .* one of \(6, 4\); expected .* set_rule"):
+        net(X)
+    net[2] = nn.Linear(6, 4)
+    with pytest.raises(RuntimeError, match=r"layer 2, Linear\(.*drawn for a block; call set_rule again"):
+        net(X)
+
+
+def test_what_follows_the_head_of_pepita_was_replaced() -> None:
+    net = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 4), nn.Identity(), rule="pepita")
+    net[2] = nn.Unflatten(1, (2, 2))
+    net(X)
+    net[2] = nn.AdaptiveAvgPool1d(2)
+    with pytest.raises(ValueError, match=r"fixed matrix of \(8, 2\) at .* one of \(8, 4\); expected .* set_rule"):
+        net(X)
+
+
+@every_rule
+@pytest.mark.parametrize("copied", [lambda layer: layer, copy.deepcopy, lambda layer: nn.Linear(7, 6)])
+def test_a_layer_that_was_replaced_by_one_like_it_needs_nothing(
+    rule: str, copied: Callable[[torch.nn.Module], torch.nn.Module]
+) -> None:
+    net = copy.deepcopy(network(rule))
+    net[1] = copied(net[1])
+    assert all(gradient is not None for gradient in learned(net))
 
 
 def test_a_slice_is_a_plain_chain() -> None:

@@ -49,6 +49,7 @@ WRONG: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], type[Exce
     ),
     (ops.dfa_projection, (e.int(), B, a), {}, TypeError, "error: expected dtype .*, got torch.int32"),
     (ops.dfa_projection, ([1.0], B, a), {}, TypeError, "error: expected a tensor, got list"),
+    (ops.dfa_projection, (e, B.to_sparse(), a), {}, TypeError, "feedback: expected a dense tensor.*sparse_coo"),
     (ops.dfa_projection, (e, B.to("meta"), a), {}, ValueError, "feedback: expected device cpu.*, got meta"),
     (ops.dfa_linear_update, (e, B, a, x[:2]), {}, ValueError, r"x: expected shape \(4, \*\) = \(N, K\), got \(2, 6\)"),
     (ops.pepita_linear_update, (a, a[:, :2], x), {}, ValueError, r"h_mod: expected shape \(4, 5\).*, got \(4, 2\)"),
@@ -64,6 +65,24 @@ WRONG: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], type[Exce
     (ops.pepita_conv2d_update, (maps, maps, images, 0), {}, ValueError, "kernel_size: expected at least 1, got 0"),
     (ops.pepita_conv2d_update, (maps, maps, images, (3, 3, 3)), {}, ValueError, "kernel_size: expected an int or two"),
     (ops.pepita_conv2d_update, (maps, maps, images, 3), {"padding": -1}, ValueError, "padding: expected at least 0"),
+    (
+        ops.pepita_conv2d_update,
+        (maps, maps, images, float("inf")),
+        {},
+        TypeError,
+        "kernel_size: expected an int .* inf",
+    ),
+    (
+        ops.pepita_conv2d_update,
+        (maps, maps, images, 3),
+        {"stride": 2**70},
+        ValueError,
+        r"stride: expected less than 2\^31",
+    ),
+    (ops.pepita_conv2d_update, (maps, maps, images, 3), {"stride": None}, TypeError, "stride: expected an int .* None"),
+    (ops.modulate_input, (x, e, zeros(6, 3)), {"sign": (1,)}, TypeError, r"sign: expected a number, got \(1,\)"),
+    (ops.modulate_input, (x, e, zeros(6, 3)), {"sign": "1"}, TypeError, "sign: expected a number, got '1'"),
+    (ops.modulate_input, (x, e, zeros(6, 3)), {"sign": zeros(2)}, TypeError, "sign: expected a number, got tensor"),
     (ops.dfa_conv2d_update, (e, B, a, images, 3), {}, ValueError, r"preactivation: expected shape \(N, Co, Ho, Wo\)"),
     (ops.modulate_input, (x, e, B), {}, ValueError, r"projection: expected shape \(6, 3\) = \(D, C\), got \(5, 3\)"),
     (ops.modulate_input, (x, e[:1], zeros(6, 3)), {}, ValueError, r"error: expected shape \(4, \*\).*, got \(1, 3\)"),
@@ -76,6 +95,13 @@ def test_public_functions(
 ) -> None:
     with pytest.raises(error, match=message):
         function(*values, **named)
+
+
+def test_numbers_are_checked_in_compiled_code_too() -> None:
+    errors, F = torch.randn(4, 3), torch.randn(6, 3)
+    compiled = torch.compile(lambda sign: ops.modulate_input(x, errors, F, sign), fullgraph=True, backend="eager")
+    for sign in (0.5, -1, -1.5):
+        assert torch.equal(compiled(sign), ops.modulate_input(x, errors, F, sign))
 
 
 def altered(value: Tensor) -> list[Tensor]:
