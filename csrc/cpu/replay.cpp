@@ -253,13 +253,14 @@ std::map<int64_t, std::shared_ptr<const Program>> programs;
 
 }  // namespace
 
-// A program's number; −1 where it calls an op that has no kernel here.
-int64_t new_program(const std::string& text, const std::vector<Tensor>& inputs, const std::vector<Tensor>& lasting) {
+// A program's number; −1 where it calls an op that has no kernel here. The text comes as bytes in a tensor, because
+// torch's header (2.13) leaks each std::string that it converts.
+int64_t new_program(const Tensor& text, const std::vector<Tensor>& inputs, const std::vector<Tensor>& lasting) {
   auto program = std::make_shared<Program>();
   program->lasting = lasting;
   for (const Tensor& input : inputs) program->layouts.emplace_back(input, false);
   for (const Tensor& tensor : lasting) program->layouts.emplace_back(tensor, true);
-  std::istringstream lines(text);
+  std::istringstream lines(std::string(static_cast<const char*>(text.const_data_ptr()), text.numel()));
   for (std::string line; std::getline(lines, line);) {
     std::istringstream words(line);
     std::string word;
@@ -327,7 +328,7 @@ std::vector<Tensor> run_program(int64_t number, const std::vector<Tensor>& input
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fastalign, library) {
-  library.def("new_program(str text, Tensor[] inputs, Tensor[] lasting) -> int");
+  library.def("new_program(Tensor text, Tensor[] inputs, Tensor[] lasting) -> int");
   library.def("run_program(int program, Tensor[] inputs) -> Tensor[]");
   library.def("forget_program(int program) -> ()");
 }

@@ -38,7 +38,8 @@ def native_program(graph: fx.Graph, inputs: Sequence[Tensor], lasting: Sequence[
     text = _Writer(graph).text()
     if text is None:
         return None
-    number = torch.ops.fastalign.new_program(text, list(inputs), list(lasting))
+    letters = torch.frombuffer(bytearray(text, "ascii"), dtype=torch.uint8)
+    number = torch.ops.fastalign.new_program(letters, list(inputs), list(lasting))
     return None if number < 0 else NativeProgram(number)
 
 

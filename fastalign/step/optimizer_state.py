@@ -44,14 +44,14 @@ def hooks_of(optimizer: Optimizer) -> tuple[dict[int, Any], ...]:
     )
 
 
-def is_watched(optimizer: Optimizer) -> bool:
+def has_hooks(optimizer: Optimizer) -> bool:
     """Whether somebody is called before or after its steps."""
     return any(hooks_of(optimizer))
 
 
 def descents_of(optimizer: Optimizer) -> list[Descent] | None:
     """The step that kernels can make on each parameter group in the optimizer's place; None if it must be its own."""
-    if type(optimizer) not in (SGD, RMSprop, Adam, AdamW) or is_watched(optimizer):
+    if type(optimizer) not in (SGD, RMSprop, Adam, AdamW) or has_hooks(optimizer):
         return None
     found = [_descent_of(optimizer, group) for group in optimizer.param_groups]
     return None if None in found else [descent for descent in found if descent is not None]

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
-from torch._C._functorch import maybe_current_level
+from torch.autograd import forward_ad
 from torch.nn import Parameter
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastalign.ops.transforms import is_transformed
 from fastalign.step.native_replay import native_program
 
 Program = Callable[..., list[Tensor]]
@@ -27,7 +28,7 @@ def are_plain(*tensors: Tensor) -> bool:
 
     A replay reads and writes memory, and makes its calls unseen.
     """
-    if _len_torch_dispatch_stack() or maybe_current_level() is not None:
+    if _len_torch_dispatch_stack() or is_transformed() or forward_ad._current_level >= 0:
         return False
     if _len_torch_function_stack() and not _only_set_devices(_get_current_function_mode_stack()):
         return False

@@ -21,8 +21,8 @@ from fastalign.step.optimizer_state import (
     STATE_NAMES,
     Companions,
     descents_of,
+    has_hooks,
     hooks_of,
-    is_watched,
     options_of,
     prepare_state,
     steps_made,
@@ -82,7 +82,7 @@ class OptimizerSink:
     def _look_closely(self) -> None:
         """Some object of the optimizer is another one than at the last step, maybe just a rate."""
         optimizer = self._optimizer
-        options, watched = list(map(options_of, optimizer.param_groups)), is_watched(optimizer)
+        options, watched = list(map(options_of, optimizer.param_groups)), has_hooks(optimizer)
         if options != self._options or watched != self._watched:
             self._options, self._watched = options, watched
             descents = descents_of(optimizer)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastalign.engine.sequential import check_learns_by_rule
+from fastalign.engine.sequential import check_is_tensor, check_learns_by_rule
 from fastalign.engine.watch import Watch
 from fastalign.nn import Sequential
 from fastalign.ops.autocast import autocasts
+from fastalign.ops.transforms import have_tangents, is_transformed
 from fastalign.step.graphs import CapturedProgram, graphs_of
-from fastalign.step.losses import REDUCTIONS, Loss, loss_and_gradient
+from fastalign.step.losses import REDUCTIONS, Loss, loss_and_gradients
+from fastalign.step.memory import addresses, share_memory
 from fastalign.step.native_replay import NativeProgram
 from fastalign.step.optimizer_state import Companions
 from fastalign.step.replay import Program, are_plain, lies_in_memory, record
@@ -46,6 +50,10 @@ class TrainStep:
     state lives in the optimizer, in torch's own forms, so that checkpoints, learning-rate schedules and a change to the
     plain loop and back work in mid-training. Hooks on parameters are not called: there is no backward pass.
 
+    Where a module's own code or a rule of one's own takes part, weights that share memory, or a loss that depends on
+    parameters, all gradients are formed before a weight moves, so an exception leaves everything as it was. Elsewhere
+    memory that gives out in the middle of a step leaves the upper layers a step ahead.
+
     Where nothing but the numbers changes from step to step (layers, activations and dropout of this library, a loss by
     name), the kernels that a step calls are recorded and then replayed without the Python around them; a replay follows
     the optimizer's settings, and whatever else changes, a mode, the size of a batch, is noticed. On CUDA a replay is
@@ -64,7 +72,8 @@ class TrainStep:
 
     Raises:
         TypeError: for another network than a Sequential of `fastalign.nn`.
-        ValueError: for an unknown loss, reduction or memory, or a network without a rule.
+        ValueError: for an unknown loss, reduction or memory, a network without a rule, or an optimizer that calls a
+            closure.
     """
 
     def __init__(
@@ -81,6 +90,12 @@ class TrainStep:
             raise ValueError("network: expected one with a rule (set_rule), got None")
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+        closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            raise ValueError(
+                f"optimizer: {type(optimizer).__name__} calculates the loss anew within its step, which a TrainStep "
+                "does once; expected another optimizer, or the plain loop, whose closure can do that"
+            )
         if memory not in MEMORY:
             raise ValueError(f"memory: expected one of {', '.join(MEMORY)}, got {memory!r}")
         self.network = network
@@ -89,10 +104,13 @@ class TrainStep:
         """The network's output for the last batch."""
         self._recomputes = memory == "recompute"
         self._loss_is_known = isinstance(loss, str)
-        self._loss = loss_and_gradient(loss, reduction)
+        self._loss = loss_and_gradients(loss, reduction)
         self._error_scale = REDUCTIONS[reduction] if self._loss_is_known else None
         self._sink = OptimizerSink(optimizer)
         self._fuses = False
+        self._places: list[int] = []
+        self._shares = False
+        """Whether the tensors at these places share memory."""
         self._replays: dict[object, _Replay | None] = {}
         self._last_kind: object = None
         self._last_native: _Replay | None = None
@@ -109,6 +127,7 @@ class TrainStep:
         """Train on one batch: x (N, ...), y the labels that the loss takes. Returns the loss, a 0-d tensor.
 
         Raises:
+            TypeError: for an x or y that is no tensor.
             ValueError: as the network's forward; to recompute, for a rule or module that has to store.
         """
         self._fuses = self._sink.begin()
@@ -131,6 +150,9 @@ class TrainStep:
 
     @torch.no_grad()
     def _step_of_any_kind(self, x: Tensor, y: Tensor) -> Tensor:
+        check_is_tensor("x", x)
+        if self._loss_is_known:  # one of the user's own may take other things
+            check_is_tensor("y", y)
         inputs = (x, y)
         kind = self._kind_of(inputs)
         replay = None
@@ -156,6 +178,13 @@ class TrainStep:
     def _needs_target(self) -> bool:
         return any(rule.needs_target for rule in self.network.layer_rules)
 
+    def _share_memory(self, parameters: Sequence[Tensor], fixed: Sequence[Tensor]) -> bool:
+        """Whether parameters are views of the same memory, or of that of fixed matrices."""
+        places = addresses(chain(parameters, fixed))
+        if places != self._places:
+            self._places, self._shares = places, share_memory(parameters, fixed)
+        return self._shares
+
     @property
     def _lag(self) -> int | None:
         """Of the sink: rules that go upward need none of a layer's weights once they have given its update."""
@@ -166,7 +195,7 @@ class TrainStep:
     def _kind_of(self, inputs: Sequence[Tensor]) -> object:
         """What all inputs of a replay have in common; None where a step is neither to be recorded nor replayed."""
         # A recording holds on to every tensor of the step.
-        if not self._loss_is_known or self._recomputes or autocasts(inputs[0].device):
+        if not self._loss_is_known or self._recomputes or autocasts(inputs[0].device) or inputs[1].requires_grad:
             return None
         if not are_plain(*inputs) or not all(map(lies_in_memory, inputs)):
             return None
@@ -182,31 +211,35 @@ class TrainStep:
     def _record(self, kind: object, inputs: Sequence[Tensor]) -> Tensor:
         """A step like any other, which leaves its replay behind."""
         watch = self.network.watched(inputs[0].shape[0])
-        if not are_plain(*self.network.parameters(), *self.network.buffers()):
+        parameters: list[Tensor] = list(self.network.parameters())
+        buffers = list(self.network.buffers())
+        if not are_plain(*parameters, *buffers) or self._share_memory(parameters, buffers):
             watch = None
         if watch is None or (self._needs_target and self.network.classes > _MOST_CLASSES):
             self._remember(kind, None)
             return self._step(inputs)
-        parameters: list[Tensor] = []
+        left: list[Tensor] = []
 
         def calculate(x: Tensor, y: Tensor) -> list[Tensor]:
             # The rows of a matrix, in place of what would tell Python whether the labels are classes.
-            target = targets[0].index_select(0, y) if targets else None
+            target = None
+            if targets:
+                target = y if y.dim() > 1 else targets[0].index_select(0, y.long())
             loss, outputs, gradients = self._calculate(x, y, target)
-            parameters.extend(gradients)
+            left.extend(gradients)
             return [loss, outputs, *gradients.values()]
 
         changes = self._sink.changes
         targets = [self.network.one_hot_of_classes(inputs[0])] if self._needs_target else []
-        lasting = (*self.network.parameters(), *self.network.buffers(), *self._sink.lasting(), *targets)
+        lasting = (*parameters, *buffers, *self._sink.lasting(), *targets)
         (loss, self.outputs, *gradients), program = record(calculate, inputs, lasting)
         stepping = self._sink.end()
         graphs = graphs_of(inputs[0].device)
         if program is not None and graphs is not None:
             program = CapturedProgram(program, graphs)
         if self._sink.changes == changes:  # else the step made state, which a replay would not keep
-            self._remember(kind, program and _Replay(program, parameters, stepping, watch, changes))
-        self._finish(parameters, gradients, stepping)
+            self._remember(kind, program and _Replay(program, left, stepping, watch, changes))
+        self._finish(left, gradients, stepping)
         return loss
 
     def _remember(self, kind: object, replay: _Replay | None) -> None:
@@ -217,20 +250,48 @@ class TrainStep:
 
     def _calculate(self, x: Tensor, y: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, dict[Tensor, Tensor]]:
         """Loss, outputs and the gradients that are left to the optimizer. target: what the rules take of y."""
+        if is_transformed() or have_tangents(chain([x], self.network.parameters())):
+            raise RuntimeError(
+                "x: a training step has no transform of torch.func (vmap, grad, jvp) and no forward-mode derivative; "
+                "expected plain tensors, or the network's own forward and backward under rule='bp'"
+            )
+        if self.network.calls_modules(x):
+            return self._calculate_by_autograd(x, y)
         run = self.network.new_step(x, target, recompute=self._recomputes)
         run.loss_error_scale = self._error_scale
         outputs = run.forward(x)
-        loss, gradient = self._loss(outputs, y)
-        # The parts of a weight that stands in several layers must come together before it moves.
-        if self._fuses and not run.shares_parameters:
+        loss, gradient, others = self._loss(outputs, y)
+        # A loss may have parameters that no kernel steps, and weights in shared memory move in the optimizer's order.
+        self._fuses = self._fuses and not others and not self._share_memory(run.parameters, run.fixed_matrices)
+        # The parts of a weight that stands in several layers must come together before it moves; and nothing may have
+        # moved when a module's own code, or a rule's, raises.
+        if self._fuses and not run.shares_parameters and not run.runs_own_code:
             run.forms_delta, run.adds_up = self._sink.forms_delta, self._sink.adds_up
             self._sink.apply(run.updates(tuple(run.release()), gradient), self._lag)
             return loss, outputs, {}
         gradients = {p: g for p, g in run.gradients(tuple(run.release()), gradient).items() if p.requires_grad}
+        for parameter, of_loss in others.items():
+            gradients[parameter] = gradients[parameter] + of_loss if parameter in gradients else of_loss
         if not self._fuses:
             return loss, outputs, gradients
         self._sink.apply_gradients(gradients)
         return loss, outputs, {}
+
+    def _calculate_by_autograd(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, dict[Tensor, Tensor]]:
+        """As `_calculate`, for a network under BP whose modules are called, as in the plain loop."""
+        parameters: list[Tensor] = [p for p in self.network.parameters() if p.requires_grad]
+        with torch.enable_grad():
+            outputs = self.network(x)
+        loss, gradient, gradients = self._loss(outputs.detach(), y)
+        self._fuses = self._fuses and not gradients and not self._share_memory(parameters, ())
+        found = torch.autograd.grad(outputs, parameters, gradient, allow_unused=True)
+        for parameter, part in zip(parameters, found, strict=True):
+            if part is not None:
+                gradients[parameter] = gradients[parameter] + part if parameter in gradients else part
+        if not self._fuses:
+            return loss, outputs.detach(), gradients
+        self._sink.apply_gradients(gradients)
+        return loss, outputs.detach(), {}
 
     def _finish(
         self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], stepping: Sequence[Companions]

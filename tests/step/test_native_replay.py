@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import gc
 from typing import Any
 
@@ -245,7 +246,7 @@ def test_a_storage_cut_short_is_not_replayed() -> None:
 
 @pytest.mark.parametrize("text", ["aten::permute T5 I0 = T1 ;\nreturn 1", "return 1", "return -1"])
 def test_a_program_that_names_no_tensor_is_refused(text: str) -> None:
-    number = torch.ops.fastalign.new_program(text, [torch.ones(1)], [])
+    number = torch.ops.fastalign.new_program(torch.tensor(list(text.encode()), dtype=torch.uint8), [torch.ones(1)], [])
     with pytest.raises(RuntimeError, match=r"expected a slot with a tensor, got (5|1|-1)$"):
         torch.ops.fastalign.run_program(number, [torch.ones(1)])
 
@@ -258,6 +259,53 @@ def test_a_label_that_is_no_class_leaves_everything_as_it_was(rule: str) -> None
         step.step(x, torch.full((6,), CLASSES))
     assert torch.is_grad_enabled()
     assert all(map(torch.equal, step.network.state_dict().values(), before.values()))
+
+
+class Mallinfo(ctypes.Structure):
+    """What `mallinfo2` of glibc returns."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "top",
+        )
+    ]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="there is no mallinfo2")
+@pytest.mark.parametrize("what", ["recording", "setting a rule"])
+def test_what_is_done_again_and_again_leaves_no_memory_in_use(what: str) -> None:
+    """Bytes that are allocated and not freed, which Python need not know of."""
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = Mallinfo
+    net = dense("dfa")
+    step = TrainStep(net, loss="cross_entropy", optimizer=SGD(net.parameters(), lr=0.1))
+    batches = [(torch.rand(n, 8), torch.zeros(n, dtype=torch.int64)) for n in range(2, 12)]
+
+    def in_use(times: int) -> int:
+        for _ in range(times):
+            if what == "setting a rule":
+                net.set_rule("dfa")
+            for x, y in batches if what == "recording" else ():
+                step.step(x, y)
+                step.step(x, y)
+        gc.collect()
+        found = mallinfo2()
+        return int(found.uordblks + found.hblkhd)
+
+    in_use(20)  # what is kept once
+    before = in_use(0)
+    times = 40
+    assert in_use(times) - before < 64 * times * len(batches)
 
 
 def test_results_ask_for_no_gradient() -> None:

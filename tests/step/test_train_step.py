@@ -408,3 +408,22 @@ def test_what_it_cannot_take_is_refused() -> None:
             torch.rand(4, 7), torch.zeros(4, dtype=torch.long)
         )
     torch.testing.assert_close(list(net.parameters()), before, rtol=0, atol=0)
+
+
+def test_what_is_no_tensor_is_refused_by_name_before_and_after_a_recording() -> None:
+    net = nn.Sequential(nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, CLASSES), rule="dfa")
+    step = TrainStep(net, loss="cross_entropy", optimizer=torch.optim.SGD(net.parameters(), lr=0.1))
+    x, y = torch.randn(5, 8), torch.randint(0, CLASSES, (5,))
+    wrong: list[tuple[Any, Any, str]] = [
+        (None, y, "x: .* NoneType"),
+        (x, None, "y: .* NoneType"),
+        (x, [0], "y: .* list"),
+    ]
+    for _ in range(2):
+        before = copy.deepcopy(net.state_dict())
+        for inputs, labels, says in wrong:
+            with pytest.raises(TypeError, match=says.replace(".*", "expected a tensor, got")):
+                step.step(inputs, labels)
+        assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+        for _ in range(4):
+            step.step(x, y)

@@ -35,7 +35,7 @@ def train(assigned: list[str]) -> tuple[list[Tensor], Calls]:
 def test_the_same_bits(assigned: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A rule below that goes back through a layer's weights finds them where they were."""
     expected, together = train(assigned)
-    for module in ("nn.run", "training.sink"):
+    for module in ("engine.run", "step.sink"):
         monkeypatch.setattr(f"fastalign.{module}.CACHED", 1)
     found, one_by_one = train(assigned)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
