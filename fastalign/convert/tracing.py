@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from fastalign.engine.links import is_watched
-from fastalign.nn import Sequential
+from fastalign.convert.tracer import Tracer, everything_is_recorded, reason_of
+from fastalign.engine.hooks import has_hooks
+from fastalign.engine.plan import is_chain
+from fastalign.engine.untouched import Attributes, untouched
+from fastalign.nn import Block, Sequential
 
-_ADVICE = "write it as nn.Sequential, with nn.Block around each part that is no chain"
+_ADVICE = (
+    "move that part into a module of its own, which stays whole, or write the network as nn.Sequential, with nn.Block "
+    "around each part that is no chain"
+)
+_WRAPPING = "wrap it in a module whose forward takes one tensor and returns one, "
 
 _MODULES: dict[str, tuple[type[torch.nn.Module], str]] = {
     "relu": (torch.nn.ReLU, ""),
@@ -69,7 +76,9 @@ class Reshape(torch.nn.Flatten):
         return f"shape={self.shape}"
 
 
-def chain_of(module: torch.nn.Module, path: tuple[str, ...] = ()) -> list[Piece]:
+def chain_of(
+    module: torch.nn.Module, path: tuple[str, ...] = (), units: Collection[torch.nn.Module] = ()
+) -> list[Piece]:
     """The pieces of a module, in the order in which data flows through them.
 
     Modules of torch.nn are one piece, nn.Sequential is opened, any other forward is traced. A submodule is opened in
@@ -78,6 +87,7 @@ def chain_of(module: torch.nn.Module, path: tuple[str, ...] = ()) -> list[Piece]
     Args:
         module: the module.
         path: the names of the modules around it and its own, empty for a network itself.
+        units: submodules that are not to be opened.
 
     Raises:
         NotAChainError: if the forward cannot be traced, has several inputs or outputs, or differs between training and
@@ -85,28 +95,30 @@ def chain_of(module: torch.nn.Module, path: tuple[str, ...] = ()) -> list[Piece]
         ValueError: if it has hooks, which nothing would call any more.
     """
     is_network = not path
+    if path and module in units:
+        return [Piece(path, Block(module) if is_chain(module) else module)]
     is_sequence = isinstance(module, torch.nn.Sequential) and type(module).forward in (
         torch.nn.Sequential.forward,
         Sequential.forward,
     )
     is_own_network = not is_network and getattr(module, "rule", None) is not None
-    if is_own_network or (not is_sequence and type(module).__module__.startswith(("torch.nn.", "fastalign.nn"))):
+    if is_own_network or (not is_sequence and type(module).__module__.startswith(("torch.nn.", "fastalign.engine."))):
         return [Piece(path or ("0",), module)]
-    if is_watched(module):
+    if has_hooks(module):
         raise ValueError(
             f"module: {_name(module, path)} has hooks, which would not be called any more; "
             "expected none, register them on the converted network or on a layer"
         )
     if is_sequence:
         children = module._modules.items()
-        return [piece for name, child in children if child is not None for piece in _open(child, (*path, name))]
-    return _Trace(module, path).pieces()
+        return [piece for name, child in children if child is not None for piece in _open(child, (*path, name), units)]
+    return _Trace(module, path, units).pieces()
 
 
-def _open(module: torch.nn.Module, path: tuple[str, ...]) -> list[Piece]:
+def _open(module: torch.nn.Module, path: tuple[str, ...], units: Collection[torch.nn.Module]) -> list[Piece]:
     """The pieces of a submodule: itself where it is no chain."""
     try:
-        return chain_of(module, path)
+        return chain_of(module, path, units)
     except NotAChainError:
         return [Piece(path, module)]
 
@@ -116,25 +128,17 @@ def _name(module: torch.nn.Module, path: tuple[str, ...]) -> str:
     return f"{kind} {'.'.join(path)!r}" if path else kind
 
 
-class _Tracer(fx.Tracer):
-    """Records the calls in a module's own forward; optional arguments keep their defaults."""
-
-    def is_leaf_module(self, m: torch.nn.Module, module_qualified_name: str) -> bool:
-        return True
-
-    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        return root_fn, [self.root, self.create_proxy("placeholder", "input", (), {})]
-
-
 class _Trace:
     """The graph of a module's own forward, with modules in the place of functions that have one."""
 
-    def __init__(self, module: torch.nn.Module, path: tuple[str, ...]) -> None:
+    def __init__(self, module: torch.nn.Module, path: tuple[str, ...], units: Collection[torch.nn.Module]) -> None:
         self._module = module
         self._path = path
+        self._units = units
         self._own: dict[str, Any] = {}  # modules made here, and constants, by target
         self._check_signature()
         self._graph = self._record_both_modes()
+        self._refuse_writes_to_attributes()
         self._follow_in_place_writes()
         for node in list(self._graph.nodes):
             if (replacement := self._module_for(node)) is not None:
@@ -154,6 +158,8 @@ class _Trace:
             else:
                 if self._path and (len(segment) > 1 or any(n.op == "get_attr" for n in node.all_input_nodes)):
                     raise self._error("it is no plain chain")
+                if _stops_gradients(segment, source) and any(map(_has_weights, found)):
+                    raise self._error("it detaches what the layers before give; freeze them by requires_grad_(False)")
                 found.append(Piece((*self._path, self._free_name(node)), self._extract(segment, source)))
             source = node
         return found
@@ -162,10 +168,15 @@ class _Trace:
         path = (*self._path, *target.split("."))
         if target in self._own:
             return [Piece(path, self._own[target])]
-        return _open(self._module.get_submodule(target), path)
+        return _open(self._module.get_submodule(target), path, self._units)
 
-    def _error(self, reason: str) -> NotAChainError:
-        return NotAChainError(f"module: {_name(self._module, self._path)} cannot be converted: {reason}; {_ADVICE}")
+    def _error(self, reason: str, advice: str = "") -> NotAChainError:
+        name = _name(self._module, self._path)
+        return NotAChainError(f"module: {name} cannot be converted: {reason}; {advice}{_ADVICE}")
+
+    def _place_of_forward(self) -> str:
+        code = getattr(inspect.unwrap(self._module.forward), "__code__", None)
+        return "" if code is None else f", at {code.co_filename}, line {code.co_firstlineno}"
 
     # Recording
 
@@ -173,12 +184,14 @@ class _Trace:
         parameters = inspect.signature(self._module.forward).parameters.values()
         required = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
         if len(required) != 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters):
-            raise self._error(f"expected a forward with one input, got ({', '.join(map(str, parameters))})")
+            inputs = ", ".join(map(str, parameters))
+            raise self._error(f"expected a forward with one input, got ({inputs}){self._place_of_forward()}", _WRAPPING)
 
     def _record_both_modes(self) -> fx.Graph:
         """The graph; each dropout's `training` in the two modes is in its `meta`."""
-        graph, constants = self._record(training=True)
-        evaluation, others = self._record(training=False)
+        with untouched(self._module) as before:
+            graph, constants = self._record(before, training=True)
+            evaluation, others = self._record(before, training=False)
         same = [*map(_described, graph.nodes)] == [*map(_described, evaluation.nodes)]
         if not same or not all(torch.equal(constants[name], others[name]) for name in constants):
             raise self._error(
@@ -190,20 +203,35 @@ class _Trace:
         self._own.update(constants)
         return graph
 
-    def _record(self, training: bool) -> tuple[fx.Graph, dict[str, Tensor]]:
-        """The graph, and the tensors that forward made; the module stays as it was."""
-        attributes = vars(self._module)
-        before = dict(attributes)
+    def _record(self, before: Attributes, training: bool) -> tuple[fx.Graph, dict[str, Tensor]]:
+        """The graph, and the tensors that forward made; the module's attributes are as before."""
         self._module.training = training
         try:
-            graph = _Tracer().trace(self._module)
-            made = {k: v for k, v in attributes.items() if k.startswith("_tensor_constant") and k not in before}
+            with everything_is_recorded():
+                graph = Tracer(self._module).trace(self._module)
+            changes = [name for name in before.changes() if name != "training"]
+            made = {name: vars(self._module)[name] for name in changes if name.startswith("_tensor_constant")}
         except Exception as error:
-            raise self._error(f"its forward cannot be traced ({error})") from error
+            raise self._error(reason_of(error)) from error
         finally:
-            attributes.clear()
-            attributes.update(before)
+            before.restore()
+        if others := [name for name in changes if name not in made]:
+            what = f"its forward changes its attribute {others[0]!r}, which would not happen any more"
+            raise self._error(what + self._place_of_forward())
         return graph, made
+
+    def _refuse_writes_to_attributes(self) -> None:
+        """A graph would keep a write to a buffer or a weight only where something reads its result."""
+        for node in self._graph.nodes:
+            written = (
+                node.kwargs["out"] if "out" in node.kwargs else node.args[0] if self._writes_in_place(node) else None
+            )
+            while isinstance(written, fx.Node) and written.op != "get_attr":
+                is_view = self._writes_in_place(written) or _name_of(written) in _VIEWS
+                written = written.args[0] if is_view else None
+            if isinstance(written, fx.Node):
+                what = f"its forward writes to {written.target!r} in place, which would not happen any more"
+                raise self._error(what + self._place_of_forward())
 
     # Modules in the place of functions
 
@@ -302,7 +330,9 @@ class _Trace:
         """The nodes that depend on the input, cut after each whose value is then the only live one."""
         source, *inner, output = self._graph.nodes
         if not isinstance(output.args[0], fx.Node):
-            raise self._error(f"expected a forward that returns one tensor, got {type(output.args[0]).__name__}")
+            kind = type(output.args[0]).__name__.removeprefix("immutable_")
+            reason = f"expected a forward that returns one tensor, got {kind}{self._place_of_forward()}"
+            raise self._error(reason, _WRAPPING)
         position = {node: i for i, node in enumerate(self._graph.nodes)}
         depends, live = {source}, {source}
         segments: list[list[fx.Node]] = [[]]
@@ -337,6 +367,46 @@ class _Trace:
 
     def _attribute(self, target: str) -> Any:
         return self._own[target] if target in self._own else operator.attrgetter(target)(self._module)
+
+
+_VIEWS = (
+    *(
+        "data",
+        "T",
+        "mT",
+        "getitem",
+        "detach",
+        "view",
+        "view_as",
+        "reshape",
+        "flatten",
+        "squeeze",
+        "unsqueeze",
+        "expand",
+    ),
+    *("t", "transpose", "permute", "narrow", "select"),
+)
+"""Attributes, functions and methods whose result may be a view of a tensor."""
+
+
+def _has_weights(piece: Piece) -> bool:
+    return any(True for _ in piece.module.parameters())
+
+
+def _stops_gradients(segment: list[fx.Node], source: fx.Node) -> bool:
+    """Whether no gradient of a segment's value can reach what it comes from, because all of it is detached."""
+    reached = {source}
+    for node in segment:
+        if _name_of(node) not in ("detach", "detach_", "data") and not reached.isdisjoint(node.all_input_nodes):
+            reached.add(node)
+    return segment[-1] not in reached
+
+
+def _name_of(node: fx.Node) -> str:
+    """The name of a method, a function or an attribute that is read."""
+    if node.target is getattr:
+        return str(node.args[1])
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
 def _function_name(node: fx.Node) -> str:

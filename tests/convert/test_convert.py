@@ -6,6 +6,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -506,3 +507,99 @@ class TestRefusals:
 def test_importing_fastalign_does_not_import_the_tracer() -> None:
     check = "import sys, fastalign; sys.exit('fastalign.convert.tracing' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+class Encoder(nn.Module):
+    """A chain of its own, which is opened unless it is to be a unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(20, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.second(torch.relu(self.first(x))))
+
+
+class WithEncoder(nn.Module):
+    def __init__(self, kind: type[nn.Module] = Encoder) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder, self.stem = kind(), nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 8))
+        self.head = nn.Linear(8, 4)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.stem(self.encoder(x))))
+
+
+class Residual(Encoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.skip = nn.Linear(20, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.skip(x)
+
+
+class TestUnits:
+    @pytest.mark.parametrize(
+        ("units", "layers"),
+        [
+            ((), ["Linear"] * 5),
+            (["encoder"], ["Encoder", "Linear", "Linear", "Linear"]),
+            ([Encoder], ["Encoder", "Linear", "Linear", "Linear"]),
+            (["stem"], ["Linear", "Linear", "Block", "Linear"]),
+            ([nn.Sequential, "encoder"], ["Encoder", "Block", "Linear"]),
+            (["encoder.first"], ["Linear"] * 5),
+        ],
+    )
+    @pytest.mark.parametrize("rule", ["bp", "dfa"])
+    def test_a_unit_is_not_opened(self, rule: str, units: list[str | type], layers: list[str]) -> None:
+        module = WithEncoder()
+        expected, x = copy.deepcopy(module), torch.randn(5, 20)
+        net = fastalign.convert(module, rule, (20,), units=units)
+        assert [type(stage.layer).__name__ for stage in net._stages()[1:]] == layers
+        torch.testing.assert_close(net(x), expected(x))
+        net(x).sum().backward()
+        assert all(p.grad is not None for p in net.parameters())
+
+    def test_a_unit_may_be_given_itself(self) -> None:
+        module = WithEncoder()
+        net = fastalign.convert(module, "bp", units=[module.encoder, module.stem])
+        assert len(net.layer_rules) == 3
+
+    @pytest.mark.parametrize(
+        ("units", "error", "told"),
+        [
+            (["decoder"], ValueError, "units: WithEncoder has no submodule 'decoder'"),
+            ([nn.LSTM], ValueError, "units: WithEncoder has no submodule 'LSTM'"),
+            ([nn.Linear(2, 2)], ValueError, "units: WithEncoder has no submodule 'Linear'"),
+            (["encoder", "encoder.first"], ValueError, "units: 'encoder.first' is part of the block 'encoder'"),
+            (["unused"], ValueError, "units: 'unused' is not called by the forward"),
+            ("encoder", TypeError, "units: expected a list of modules, names and classes, got str"),
+            ([3], TypeError, "units: expected modules, names and classes, got int"),
+        ],
+    )
+    def test_what_is_no_unit_is_named(self, units: list[str], error: type[Exception], told: str) -> None:
+        with pytest.raises(error, match=told):
+            fastalign.convert(WithEncoder(), "bp", units=units)
+
+    def test_a_block_with_most_of_the_weights_is_named_unless_it_is_asked_for(self) -> None:
+        with pytest.warns(UserWarning, match=r"module: 'encoder' is one block and holds 68% of all weights.*units="):
+            fastalign.convert(WithEncoder(Residual), "dfa", (20,))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fastalign.convert(WithEncoder(Residual), "dfa", (20,), units=["encoder"])
+            fastalign.convert(WithEncoder(Residual), "bp")
+            fastalign.convert(WithEncoder(), "dfa", (20,))
+
+    def test_fa_through_blocks_alone_is_said_to_be_backpropagation(self) -> None:
+        def network(last: nn.Module) -> nn.Module:
+            return nn.Sequential(nn.Linear(16, 20), nn.Tanh(), Residual(), nn.Tanh(), last)
+
+        with pytest.warns(UserWarning, match="every layer above a hidden one is a block.*this is backpropagation"):
+            fastalign.convert(network(Block(nn.Linear(16, 3))), "fa", units=[Residual])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fastalign.convert(network(nn.Linear(16, 3)), "fa", units=[Residual])
+            fastalign.convert(nn.Sequential(nn.Linear(16, 3)), "fa")
