@@ -14,14 +14,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+from fastalign._start import INTERRUPTED, USER_ERROR
 from fastalign._version import __version__
 from fastalign.errors import UserError
 
 if TYPE_CHECKING:
     from fastalign.papers.runs.metrics import Metrics
 
-INTERRUPTED = 130
-USER_ERROR = 2
+MOST_SEEDS = 1000
 TARGETS = """Run what is missing of a target, and write its table and its picture.
 Without --rows, the rows whose data are missing are left out; it is said which and why.
 
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--device", metavar="DEVICE", help="cpu or cuda; default: cuda where there is one")
     train.add_argument("--dtype", choices=("float32", "float64", "bfloat16"), help="default: float32")
-    train.add_argument("--out", type=Path, metavar="DIR", help="the run's folder; default: runs/EXPERIMENT/RULE")
+    train.add_argument("--out", type=_path, metavar="DIR", help="the run's folder; default: runs/EXPERIMENT/RULE")
     train.add_argument("--resume", action="store_true", help="continue the run in the folder where it was stopped")
     train.add_argument(
         "--freeze-filters", action="store_true", default=None, help="keep convolutions as they were drawn (a control)"
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--seeds", type=int, metavar="N", help="how many; default: 3, but 1 of A-tsne")
     reproduce.add_argument("--epochs", type=int, metavar="N", help="default: the paper's")
     reproduce.add_argument("--data", metavar="DIR", help="the folder of the data sets (default: $FASTALIGN_DATA)")
-    reproduce.add_argument("--out", type=Path, default=Path("runs/papers"), metavar="DIR", help="default: runs/papers")
+    reproduce.add_argument("--out", type=_path, default=Path("runs/papers"), metavar="DIR", help="default: runs/papers")
     reproduce.add_argument(
         "--jobs",
         type=int,
@@ -123,8 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.set_defaults(command=_reproduce)
 
     report = commands.add_parser("report", help="one page of tables, figures and settings of runs, for a browser")
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="folders of runs, or folders that hold some")
-    report.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html")
+    report.add_argument(
+        "runs", nargs="+", type=_path, metavar="RUNS", help="folders of runs, or folders that hold some"
+    )
+    report.add_argument("--out", type=_path, default=Path("report.html"), metavar="FILE", help="default: report.html")
     report.set_defaults(command=_report)
 
     experiments = commands.add_parser("experiments", help="list the experiments and what each needs")
@@ -137,20 +139,20 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="what ops and training steps cost, against plain PyTorch and the floor")
     bench.add_argument("group", nargs="?", choices=("ops", "steps", "memory", "scaling"), help="default: all of them")
     bench.add_argument("--quick", action="store_true", help="few shapes, one process, nothing compiled: under a minute")
-    bench.add_argument("--json", type=Path, metavar="FILE", help="write the result, with machine, commit and command")
-    bench.add_argument("--plots", type=Path, metavar="DIR", help="draw it, as PNG images in this folder")
+    bench.add_argument("--json", type=_path, metavar="FILE", help="write the result, with machine, commit and command")
+    bench.add_argument("--plots", type=_path, metavar="DIR", help="draw it, as PNG images in this folder")
     bench.add_argument("--processes", type=int, metavar="N", help="default: 5; with --against, the pairs: 9")
     bench.add_argument("--threads", type=int, metavar="N", help="default: torch's")
     bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     bench.add_argument(
         "--against",
-        type=Path,
+        type=_path,
         metavar="BUILD",
         help="compare with another build of fastalign, a wheel or a folder that holds one: the same rows in processes "
         "that take turns; exits with 1 if a row is slower",
     )
     bench.add_argument(
-        "--of", type=Path, metavar="BUILD", help="with --against: the build that is judged; default: this one"
+        "--of", type=_path, metavar="BUILD", help="with --against: the build that is judged; default: this one"
     )
     bench.add_argument(
         "--even-if-busy",
@@ -160,9 +162,16 @@ def _parser() -> argparse.ArgumentParser:
     bench.set_defaults(command=_bench)
 
     demo = commands.add_parser("demo", help="train BP, DFA and PEPITA on small images, beside plain PyTorch")
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
+    demo.add_argument("--out", type=_path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
     demo.set_defaults(command=_demo)
     return parser
+
+
+def _path(text: str) -> Path:
+    """A path that is not empty: an empty one, such as of a variable that is not set, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty text")
+    return Path(text)
 
 
 def _seeds(text: str) -> list[int]:
@@ -172,6 +181,8 @@ def _seeds(text: str) -> list[int]:
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise argparse.ArgumentTypeError(f"expected seeds like 0-9 or 1,2,5, got {text!r}")
+        if int(last or first) - int(first) >= MOST_SEEDS:
+            raise argparse.ArgumentTypeError(f"expected at most {MOST_SEEDS} seeds, got {text!r}")
         seeds += range(int(first), int(last or first) + 1)
     if len(set(seeds)) < len(seeds) or not seeds:
         raise argparse.ArgumentTypeError(f"expected different seeds, from low to high, got {text!r}")

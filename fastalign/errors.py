@@ -10,6 +10,10 @@ class UserError(Exception):
     """A wrong argument, a missing or damaged file, a folder that cannot be written."""
 
 
+class VariableError(UserError, ValueError):
+    """An environment variable holds what it cannot."""
+
+
 class DataError(UserError):
     """A data file is missing, truncated, corrupt or mislabelled."""
 

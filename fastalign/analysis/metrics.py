@@ -23,3 +23,8 @@ class Metrics:
     seconds: float
     lr: float
     observations: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("train_error", "test_error"):
+            if not 0 <= getattr(self, name) <= 100:
+                raise ValueError(f"{name}: expected 0 to 100 percent, got {getattr(self, name)}")

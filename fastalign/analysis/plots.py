@@ -10,6 +10,7 @@ Raises:
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ OBSERVED = {
     "gradient_angle": "angle between update and gradient (°)",
     "weight_norm": "Frobenius norm of the weights",
 }
+LARGEST = 1e300
+"""What an axis can hold: with a margin around larger values its limits are infinite."""
 WIDTH, HEIGHT = 6.4, 4.2
 PANEL = 3.8
 
@@ -185,7 +188,9 @@ def observations(curves: Mapping[str, Sequence[Metrics]], name: str, title: str,
     colours = _colours_of_layers(layers)
     for (label, epochs), axes in zip(curves.items(), panels, strict=False):
         for layer in layers:
-            points = [(m.epoch, m.observations[name][layer]) for m in epochs if layer in m.observations[name]]
+            points = [
+                (m.epoch, _drawable(m.observations[name][layer])) for m in epochs if layer in m.observations[name]
+            ]
             if points:
                 marker = "o" if len(points) <= 40 and len(layers) <= len(COLOURS) else None
                 axes.plot(*zip(*points, strict=True), color=colours[layer], marker=marker, markersize=4)
@@ -203,6 +208,10 @@ def observations(curves: Mapping[str, Sequence[Metrics]], name: str, title: str,
     figure.legend(handles=handles, frameon=False, ncols=min(len(named), 5), loc="outside lower center")
     _entitle(figure, title)
     return as_image(figure, format)
+
+
+def _drawable(value: float) -> float:
+    return value if abs(value) <= LARGEST else math.nan
 
 
 def plateaus(accuracies: Mapping[str, Sequence[float]], title: str, format: str = "png") -> bytes:
@@ -364,7 +373,13 @@ def as_image(figure: Any, format: str) -> bytes:
     if format not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
     from matplotlib import rc_context
+    from matplotlib.axis import Axis
+    from matplotlib.text import Text
 
+    ticks = {text for axis in figure.findobj(Axis) for text in axis.findobj(Text)}
+    for text in figure.findobj(Text):
+        if text not in ticks:
+            text.set_parse_math(False)  # Names of folders and experiments may hold dollar signs.
     image = io.BytesIO()
     with rc_context({"svg.hashsalt": "fastalign"}):
         figure.savefig(image, format=format, metadata={"Date": None} if format == "svg" else None)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from html import escape
 from itertools import groupby
@@ -21,7 +22,7 @@ from fastalign._version import __version__
 from fastalign.analysis import fit_plateau, plots
 from fastalign.errors import RunError
 from fastalign.papers.runs.checkpoint import load_checkpoint
-from fastalign.papers.runs.folder import RunFolder
+from fastalign.papers.runs.folder import Config, RunFolder
 from fastalign.papers.runs.metrics import Metrics
 from fastalign.tables import Table
 
@@ -50,22 +51,26 @@ class Run:
     """What the folder of a run holds."""
 
     folder: Path
-    config: Mapping[str, Any]
+    config: Config
     history: Sequence[Metrics]
 
     @property
-    def settings(self) -> Mapping[str, Any]:
-        """Those of `config.json`."""
-        settings: Mapping[str, Any] = self.config["settings"]
-        return settings
+    def settings(self) -> dict[str, Any]:
+        """Those of `config.json`, by name."""
+        return asdict(self.config.settings)
 
     @property
     def experiment(self) -> str:
-        return str(self.settings.get("experiment"))
+        return self.config.settings.experiment
 
     @property
     def rule(self) -> str:
-        return str(self.settings.get("rule"))
+        return self.config.settings.rule
+
+    @property
+    def shown_folder(self) -> str:
+        """Its folder, with another character for every byte that is no text."""
+        return os.fsencode(self.folder).decode(errors="replace")
 
     @property
     def slowness(self) -> float:
@@ -94,7 +99,7 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
             config = run.saved_config(resume=True)
             assert config is not None
             found[path.resolve()] = Run(path, config, run.metrics.read())
-    order = lambda run: (run.experiment, run.rule, run.settings.get("seed", 0), str(run.folder))  # noqa: E731
+    order = lambda run: (run.experiment, run.rule, run.config.settings.seed, str(run.folder))  # noqa: E731
     return sorted(found.values(), key=order)
 
 
@@ -135,7 +140,7 @@ def _made_with(runs: Sequence[Run]) -> str:
 
 def _maker(run: Run) -> dict[str, str]:
     """Where and of what a run was made, in words."""
-    made_by = run.config.get("made_by") or {}
+    made_by: Mapping[str, Any] = run.config.made_by or {}
     known = ("machine", "threads", "torch", "fastalign", "commit")
     words = {name: _in_words(made_by.get(name)) for name in known}
     words["commit"] += ", with uncommitted changes" if made_by.get("uncommitted_changes") else ""
@@ -148,9 +153,9 @@ def _experiment(name: str, runs: Sequence[Run]) -> list[str]:
     groups = _groups(list(trained.values()))
     several = any(len(group) > 1 for group in groups.values())
     parts = [f"<h2>{escape(name)}</h2>"]
-    source = runs[0].config.get("recipe", {}).get("source")
+    source = runs[0].config.recipe.get("source")
     if source:
-        parts.append(f"<p>Recipe: {escape(source)}</p>")
+        parts.append(f"<p>Recipe: {escape(_in_words(source))}</p>")
     if several:
         parts.append(_table_of_groups(groups))
     parts.append(_table_of_runs(labels))
@@ -197,7 +202,7 @@ def _few_at_a_time(title: str, content: Mapping[str, T]) -> Iterator[tuple[str, 
 def _observations(name: str, groups: Mapping[str, Sequence[Run]]) -> Iterator[str]:
     """What was observed of the first run of each group."""
     histories = {
-        f"{label}, seed {group[0].settings.get('seed')}" if len(group) > 1 else label: group[0].history
+        f"{label}, seed {group[0].config.settings.seed}" if len(group) > 1 else label: group[0].history
         for label, group in groups.items()
     }
     for observed in plots.OBSERVED:
@@ -225,8 +230,8 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     """A name for each run: its rule, with as much more as tells it from the others."""
     names: list[Callable[[Run], str]] = [
         lambda run: run.rule.upper(),
-        lambda run: f"{run.rule.upper()} seed {run.settings.get('seed')}",
-        lambda run: f"{run.rule.upper()} {run.folder}",
+        lambda run: f"{run.rule.upper()} seed {run.config.settings.seed}",
+        lambda run: f"{run.rule.upper()} {run.shown_folder}",
     ]
     counts = [Counter(name(run) for run in runs) for name in names]
     return [next(name(run) for name, count in zip(names, counts, strict=True) if count[name(run)] == 1) for run in runs]
@@ -242,7 +247,7 @@ def _table_of_runs(labels: Mapping[str, Run]) -> str:
             seconds = statistics.median(metrics.seconds for metrics in run.history)
             errors = [_percent(last.test_error), _percent(last.train_error)]
             rest = [_number(run.slowness, "{:.3g}"), _number(seconds, "{:.3g}")]
-        epochs, seed = f"{len(run.history)} of {run.settings.get('epochs')}", str(run.settings.get("seed"))
+        epochs, seed = f"{len(run.history)} of {run.config.settings.epochs}", str(run.config.settings.seed)
         rows.append([label, *errors, epochs, seed, *rest])
     notes = (
         "Errors are those of the last epoch, seconds the median without the test. Slowness: the epochs to half of the "
@@ -283,8 +288,10 @@ def _weights(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
         key: value
         for key, value in model.items()
         if value.dim() > 1
+        and value.numel() > 0
         and not key.rpartition(".")[2].startswith(("feedback_", "projection"))
-        and value.isfinite().all()
+        and value.is_floating_point()
+        and value.abs().max() <= plots.LARGEST
         and value.min() < value.max()
     }
 
@@ -293,10 +300,10 @@ def _details(label: str, run: Run) -> str:
     parts = [f"<details><summary>{escape(label)}</summary>"]
     if run.history:
         parts.append(_figure(plots.learning_curves, {"": run.history}, f"{run.experiment}, {label}"))
-    rows = [("folder", str(run.folder)), *((key, _in_words(value)) for key, value in run.settings.items())]
+    rows = [("folder", run.shown_folder), *((key, _in_words(value)) for key, value in run.settings.items())]
     rows += _maker(run).items()
     parts.append(_properties(rows))
-    recipe = json.dumps(run.config.get("recipe"), indent=2, ensure_ascii=False)
+    recipe = json.dumps(run.config.recipe, indent=2, ensure_ascii=False)
     parts.append(f"<details><summary>recipe</summary><pre>{escape(recipe)}</pre></details>")
     head = ("epoch", "training loss", "training error", "test error", "seconds", "learning rate")
     cells = [

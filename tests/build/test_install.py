@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,43 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("csrc", "fastalign"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__", "_build.json"))
     return folder
+
+
+def test_the_source_distribution_holds_what_its_pages_name(tmp_path: Path) -> None:
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    made = shutil.ignore_patterns("*.so", "__pycache__", "_build.json")
+    for path in ROOT.iterdir():
+        if path.name in (".git", ".venv", "build", "dist", "runs"):
+            continue
+        shutil.copytree(path, folder / path.name, ignore=made) if path.is_dir() else shutil.copy(path, folder)
+    command = [sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", str(tmp_path)]
+    subprocess.run(command, cwd=folder, capture_output=True, check=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    named = set()
+    for page in ("README.md", "CONTRIBUTING.md", "Makefile"):
+        words = re.findall(
+            r"(?:\.ci|benchmarks|csrc|docs|examples|fastalign|tests)/[\w/.-]*\w", (ROOT / page).read_text()
+        )
+        named |= {word for word in words if (folder / word).exists()}
+    assert len(named) > 30
+    assert named | {"Makefile", "CHANGELOG.md", "CONTRIBUTING.md", ".ci/run", "tests/conftest.py"} <= names
+    assert not [name for name in names if name.endswith((".so", ".pyc", "_build.json"))]
+
+
+def test_what_is_put_on_path_is_pinned_by_its_hash() -> None:
+    for name in ("build.txt", "triton.txt"):
+        text = (ROOT / ".ci" / name).read_text().replace("\\\n", " ")
+        lines = [line for line in text.splitlines() if not line.startswith(("#", "--"))]
+        assert lines
+        assert all(re.fullmatch(r"[\w-]+==[\w.]+( +--hash=sha256:[0-9a-f]{64})+", line) for line in lines)
+    for page in ("Makefile", ".ci/run"):
+        installs = [line for line in (ROOT / page).read_text().replace("\\\n", " ").splitlines() if "triton" in line]
+        assert all(
+            "--requirement .ci/triton.txt" in line for line in installs if "pip install" in line or "(PIP)" in line
+        )
 
 
 def pip_install(sources: Path, target: Path, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -128,6 +128,10 @@ def test_wrong_arguments_exit_with_2() -> None:
         ["train"],
         ["train", "digits/mlp"],
         ["train", "digits/mlp", "--rule", "bp", "--dtype", "int8"],
+        ["train", "digits/mlp", "--rule", "bp", "--out", ""],
+        ["report", "runs", "--out", ""],
+        ["train", "digits/mlp", "--rule", "bp", "--seeds", "0-99999999999"],
+        ["train", "digits/mlp", "--rule", "bp", "--seeds", "0-" + "9" * 5000],
     ):
         with pytest.raises(SystemExit) as exit_:
             cli.main(arguments)

@@ -12,6 +12,26 @@ import pytest
 from commands import Fastalign
 
 VOID = {"meta", "img", "!doctype"}
+TAGS = {
+    *(
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "h1",
+        "h2",
+        "h3",
+        "p",
+        "div",
+        "img",
+        "details",
+        "summary",
+        "pre",
+    ),
+    *("table", "thead", "tbody", "tr", "th", "td"),
+}
 
 
 class Page(HTMLParser):
@@ -22,12 +42,16 @@ class Page(HTMLParser):
         self._open: list[str] = []
         self.images: dict[str, str] = {}
         self.links: list[str] = []
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
         self.cells: list[list[str]] = []
         self.feed(content)
         assert self._open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         attributes = dict(attrs)
+        self.tags.add(tag)
+        self.attributes |= attributes.keys()
         self.links += [value for name, value in attrs if name in ("src", "href") and value]
         if tag == "img":
             self.images[attributes["alt"] or ""] = attributes["src"] or ""
@@ -111,6 +135,31 @@ def test_a_run_that_has_just_begun_and_one_that_diverged(runs: Path, fastalign: 
     by_label = {row[0]: row for row in page.cells if row}
     assert by_label["BP"][1:] == ["–", "–", "0 of 10", "0", "–", "–"]
     assert by_label["DFA seed 0"][5] == "–"
+
+
+HOSTILE = """<script>alert(1)</script> "><img src=http://a.b onerror=x> </td></table><h1> ' onload='x &lt;b&gt; <!--"""
+
+
+def test_text_of_runs_stands_in_the_page_as_text(fastalign: Fastalign) -> None:
+    """Wherever a run's files have any: it opens, closes, loads and hides nothing."""
+    folder = Path("runs", HOSTILE.replace("/", "-"))
+    assert (
+        fastalign("train", "digits/mlp", "--rule", "bp", "--epochs", "1", "--out", folder, "--device", "cpu").code == 0
+    )
+    config = json.loads((folder / "config.json").read_text())
+    config["settings"] |= {"experiment": HOSTILE, "rule": HOSTILE}
+    config["recipe"] |= {"source": HOSTILE, HOSTILE: {HOSTILE: [HOSTILE]}}
+    machine = {"processor": HOSTILE, "cores": 1, "system": HOSTILE}
+    config["made_by"] |= {"commit": HOSTILE, "torch": HOSTILE, "machine": machine}
+    (folder / "config.json").write_text(json.dumps(config))
+    line = json.loads((folder / "metrics.jsonl").read_text())
+    (folder / "metrics.jsonl").write_text(json.dumps(line | {"observations": {HOSTILE: {"1": 1.0}}}) + "\n")
+    result = fastalign("report", "runs")
+    assert result.code == 0, result.error
+    page = Page(Path("report.html").read_text(encoding="utf-8"))
+    assert all(link.startswith("data:image/svg+xml;base64,") for link in page.links)
+    assert page.tags <= TAGS
+    assert page.attributes <= {"lang", "charset", "name", "content", "class", "alt", "src"}
 
 
 def test_what_is_no_run_is_one_line(runs: Path, fastalign: Fastalign) -> None:

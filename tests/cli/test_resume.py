@@ -7,17 +7,20 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from commands import Fastalign, assert_same_bits, command, environment, metrics_of
 
+from fastalign.bench.atomic import PREFIX
 from fastalign.papers.experiments import experiment
-from fastalign.papers.runs.checkpoint import load_checkpoint
+from fastalign.papers.runs.checkpoint import load_checkpoint, save_checkpoint
 from fastalign.papers.runs.progress import Progress
 from fastalign.papers.runs.run import Interrupted, train
 
@@ -53,13 +56,15 @@ def lines_of_metrics(out: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+@pytest.mark.parametrize("after", [(1, 4, 8), pytest.param((0, 0, *range(11)), marks=pytest.mark.slow)], ids=len)
 def test_killed_at_any_moment_and_resumed_gives_the_same_bits(
-    tmp_path: Path, unbroken: Path, fastalign: Fastalign
+    tmp_path: Path, unbroken: Path, fastalign: Fastalign, after: tuple[int, ...]
 ) -> None:
+    """after: so many lines of metrics and a while the run is killed, each time."""
     out = tmp_path / "run"
     moments = random.Random()
     kills = 0
-    for lines in (1, 4, 8):
+    for lines in after:
         wait = moments.uniform(0, 0.05)
         kills += start_and_stop(out, signal.SIGKILL, wait, lines) == -signal.SIGKILL
     done = fastalign(*SETTINGS, "--out", out, "--resume")
@@ -111,7 +116,7 @@ def test_killed_between_the_metrics_and_the_checkpoint(tmp_path: Path, unbroken:
     with (out / "metrics.jsonl").open("ab") as log:
         log.write((unbroken / "metrics.jsonl").read_bytes().splitlines(keepends=True)[len(metrics_of(out))])
         log.write(b'{"epoch": 99, "train_lo')
-    (out / "checkpoint.tmp").write_bytes(b"half a checkp")
+    (out / f"{PREFIX}0123456789abcdef").write_bytes(b"half a checkp")
     done = fastalign(*SETTINGS, "--out", out, "--resume")
     assert done.code == 0, done.error
     assert_same_bits(out, unbroken)
@@ -180,6 +185,39 @@ def lose_config(run: Path) -> str:
     return "config.json cannot be read"
 
 
+def lose_checkpoint(run: Path) -> str:
+    (run / "checkpoint").unlink()
+    return "checkpoint is missing, though"
+
+
+def take_the_checkpoint_of_another_run(run: Path) -> str:
+    state = load_checkpoint(run / "checkpoint")
+    saved = state["run"]
+    save_checkpoint(run / "checkpoint", state, replace(saved, settings=replace(saved.settings, seed=1)))
+    return "was saved with seed 1, but"
+
+
+def take_the_checkpoint_of_other_data(run: Path) -> str:
+    state = load_checkpoint(run / "checkpoint")
+    saved = state["run"]
+    save_checkpoint(run / "checkpoint", state, replace(saved, data_checksum=saved.data_checksum + 1))
+    return "was saved with data_checksum"
+
+
+def change_config(run: Path) -> str:
+    config = json.loads((run / "config.json").read_text())
+    config["settings"]["lr"] = 0.5
+    (run / "config.json").write_text(json.dumps(config))
+    return "was saved with lr 0.05, but"
+
+
+def change_metrics(run: Path) -> str:
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    lines[3] = json.dumps(json.loads(lines[3]) | {"seconds": 1.5}) + "\n"
+    (run / "metrics.jsonl").write_text("".join(lines))
+    return "metrics.jsonl has other lines than"
+
+
 def damage_config(run: Path) -> str:
     (run / "config.json").write_text("{")
     return "config.json is damaged"
@@ -200,7 +238,20 @@ def change_data(run: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "damage", [damage_checkpoint, lose_metrics, lose_config, damage_config, change_recipe, change_data]
+    "damage",
+    [
+        damage_checkpoint,
+        lose_checkpoint,
+        take_the_checkpoint_of_another_run,
+        take_the_checkpoint_of_other_data,
+        change_metrics,
+        lose_metrics,
+        change_config,
+        lose_config,
+        damage_config,
+        change_recipe,
+        change_data,
+    ],
 )
 def test_a_damaged_run_is_refused_and_nothing_is_overwritten(
     run: Path, fastalign: Fastalign, damage: Callable[[Path], str]
@@ -241,6 +292,25 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, unbroken: Path, 
     assert {path.name for path in out.iterdir()} == {"config.json", "metrics.jsonl"}
     assert fastalign(*SETTINGS, "--out", out, "--resume").code == 0
     assert_same_bits(out, unbroken)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_link_to_a_file_of_somebody_is_not_followed(tmp_path: Path, fastalign: Fastalign, name: str) -> None:
+    """Neither where a file of the run is to be, nor where a temporary one once was."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / f"run/{name}.tmp").symlink_to(tmp_path / "mine")
+    assert fastalign(*SETTINGS[:4], "--epochs", "1", "--out", "run").code == 0
+    assert (tmp_path / "mine").read_text() == "mine"
+    for to in ("mine", "nothing"):
+        shutil.rmtree(tmp_path / "run")
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / name).symlink_to(tmp_path / to)
+        result = fastalign(*SETTINGS[:4], "--epochs", "1", "--out", "run")
+        assert result.code == 2
+        assert "already holds a run" in result.error
+        assert (tmp_path / "mine").read_text() == "mine"
+        assert not (tmp_path / "nothing").exists()
 
 
 def test_a_second_run_in_the_same_folder_is_kept_out(run: Path, fastalign: Fastalign) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +57,13 @@ def test_a_file_cut_at_a_record_is_named(tmp_path: Path) -> None:
     path = tmp_path / "data_batch_3.bin"
     path.write_bytes(path.read_bytes()[:-3073])
     with pytest.raises(DataError, match=r"data_batch_3\.bin holds 58387 bytes, expected 61460 .*https://"):
+        cifar.load(tmp_path, CIFAR10)
+
+
+def test_a_file_of_many_gigabytes_is_read_no_further_than_its_records(tmp_path: Path) -> None:
+    write(tmp_path, CIFAR10)
+    os.truncate(tmp_path / "data_batch_3.bin", 1 << 36)
+    with pytest.raises(DataError, match=r"data_batch_3\.bin holds at least 61461 bytes, expected 61460 .*https://"):
         cifar.load(tmp_path, CIFAR10)
 
 

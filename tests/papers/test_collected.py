@@ -29,16 +29,18 @@ def write_run(folder: Path, name: str, rule: str, errors: list[float], **other: 
     settings = {
         "experiment": name,
         "rule": rule,
+        "epochs": recipe.epochs,
         "seed": 0,
         "lr": recipe.for_rule(rule).learning_rate,
         "batch_size": recipe.batch_size,
         "device": "cpu",
         "dtype": "float32",
         "freeze_filters": False,
+        "processes": 1,
         **other,
     }
     folder.mkdir(parents=True)
-    config = {"settings": settings, "recipe": recipe.as_json(rule), "made_by": MADE_BY}
+    config = {"settings": settings, "recipe": recipe.as_json(rule), "data_checksum": 0, "made_by": MADE_BY}
     (folder / "config.json").write_text(json.dumps(config))
     for epoch, error in enumerate(errors, start=1):
         MetricsLog(folder / "metrics.jsonl").append(Metrics(epoch, 0.5, error / 2, error, 2.5, 0.1))

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import gzip
 import os
+import random
 import struct
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import torch
 
 from fastalign.papers import data
 from fastalign.papers.data import DataError
+from fastalign.papers.data.idx import MOST_SAMPLES
 
 PARTS = {"train": 7, "t10k": 3}
 
@@ -101,6 +105,13 @@ TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES = (
             "label 10 at sample 6, expected 0",
         ),
         (rewrite(TEST_IMAGES, lambda content: idx(np.zeros((3, 8, 8), np.uint8))), TEST_IMAGES, "expected 28 × 28"),
+        (rewrite(TRAIN_IMAGES, lambda content: idx(images("train")[:0])), TRAIN_IMAGES, "0 samples, expected 1 to"),
+        (rewrite(TEST_IMAGES, lambda content: idx(images("t10k")[:0])), TEST_IMAGES, "0 samples, expected 1 to"),
+        (
+            rewrite(TEST_IMAGES, lambda content: content[:4] + b"\xff" * 4 + content[8:]),
+            TEST_IMAGES,
+            "4294967295 samples",
+        ),
     ],
 )
 def test_a_damaged_file_is_named_with_what_was_expected(
@@ -124,6 +135,74 @@ def test_a_damaged_gzip_file_is_named(tmp_path: Path, change: Callable[[bytes], 
         data.load("mnist", tmp_path)
 
 
+MEBIBYTE = 1 << 20
+
+
+def memory_to_refuse(folder: Path, says: str = r"holds at least \d+ bytes.*, expected \d+ \(") -> int:
+    """The most bytes of Python's that it takes to refuse the data for their size."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=says):
+            data.load("mnist", folder)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", [TRAIN_IMAGES, TRAIN_LABELS])
+def test_a_gzip_file_that_grows_without_end_is_read_no_further_than_its_header_says(tmp_path: Path, name: str) -> None:
+    write_mnist(tmp_path, compress=True)
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    content = gzip.decompress((tmp_path / f"{name}.gz").read_bytes())
+    parts = [packer.compress(part) for part in (content, *[bytes(MEBIBYTE)] * 64)]
+    (tmp_path / f"{name}.gz").write_bytes(b"".join([*parts, packer.flush()]))
+    assert memory_to_refuse(tmp_path) < 4 * MEBIBYTE
+
+
+@pytest.mark.parametrize("name", [TRAIN_IMAGES, TRAIN_LABELS])
+def test_a_file_of_many_gigabytes_is_read_no_further_than_its_header_says(tmp_path: Path, name: str) -> None:
+    write_mnist(tmp_path)
+    os.truncate(tmp_path / name, 1 << 36)
+    assert memory_to_refuse(tmp_path) < 4 * MEBIBYTE
+
+
+def test_a_header_that_says_more_than_there_is_takes_no_memory(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    rewrite(TRAIN_IMAGES, lambda content: content[:4] + MOST_SAMPLES.to_bytes(4, "big") + content[8:])(tmp_path)
+    assert memory_to_refuse(tmp_path, "5504 bytes, expected 822083600") < 4 * MEBIBYTE
+
+
+def damaged(content: bytes, chance: random.Random) -> bytes:
+    """The content with some bytes cut, changed, added or doubled."""
+    at = chance.randrange(chance.choice((20, len(content))))
+    some = chance.randbytes(chance.randrange(1, 9))
+    rest = {"cut": b"", "change": content[at + len(some) :], "add": content[at:], "double": content[at:] + content}
+    kind = chance.choice(list(rest))
+    return content[:at] + (b"" if kind == "cut" else some) + rest[kind]
+
+
+@pytest.mark.parametrize("files", [150, pytest.param(3000, marks=pytest.mark.slow)])
+def test_a_randomly_damaged_file_is_refused_or_holds_as_many_samples(tmp_path: Path, files: int) -> None:
+    refused = 0
+    for compress in (False, True):
+        folder = tmp_path / str(compress)
+        write_mnist(folder, compress)
+        whole = {path: path.read_bytes() for path in sorted(folder.iterdir())}
+        for seed in range(files // 2):
+            chance = random.Random(seed)
+            path = chance.choice(list(whole))
+            path.write_bytes(damaged(whole[path], chance))
+            try:
+                splits = data.load("mnist", folder)
+            except DataError:
+                refused += 1
+            else:
+                assert (len(splits.train), len(splits.test)) == (PARTS["train"], PARTS["t10k"])
+                assert splits.train.images.shape[1:] == (1, 28, 28)
+            path.write_bytes(whole[path])
+    assert refused > files / 2
+
+
 def test_a_missing_file_says_where_to_get_it(tmp_path: Path) -> None:
     for name in ("mnist", "fashion-mnist", "cifar10", "cifar100"):
         with pytest.raises(DataError, match=r"is missing in .* get it from https://"):
@@ -139,8 +218,9 @@ def test_the_folder_comes_from_the_environment_unless_it_is_given(
     write_mnist(tmp_path / "a")
     monkeypatch.setenv("FASTALIGN_DATA", str(tmp_path / "a"))
     assert len(data.load("mnist").train) == 7
-    with pytest.raises(DataError, match="is not a folder"):
-        data.load("mnist", tmp_path / "b")
+    for other in ("b", "b" * 5000):
+        with pytest.raises(DataError, match="is not a folder"):
+            data.load("mnist", tmp_path / other)
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

@@ -13,7 +13,7 @@ from fastalign import TrainStep
 from fastalign.papers import data
 from fastalign.papers.data import Dataset, Splits, batches, shuffled
 from fastalign.papers.experiments import experiment
-from fastalign.papers.runs.loop import Trainer
+from fastalign.papers.runs.loop import Trainer, TrainerState
 from fastalign.papers.runs.recipe import Recipe
 
 MLP = experiment("digits/mlp")
@@ -68,11 +68,12 @@ def test_an_epoch_of_bp_is_that_of_plain_pytorch(splits: Splits, reduction: str)
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
-def through_a_file(state: dict[str, object]) -> dict[str, object]:
+def through_a_file(state: TrainerState) -> TrainerState:
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
-    return dict(torch.load(file, weights_only=True))
+    saved: TrainerState = torch.load(file, weights_only=True)
+    return saved
 
 
 @pytest.mark.parametrize("rule", ["bp", "dfa", "pepita"])

@@ -45,12 +45,34 @@ def test_what_goes_beyond_the_checkpoint_is_cut(log: MetricsLog, partial: bytes,
     assert log.path.read_bytes() == b"".join(whole[:kept])
 
 
+def test_lines_with_another_checksum_are_an_error_and_the_file_is_left_alone(log: MetricsLog) -> None:
+    before, checksum = log.path.read_bytes(), log.checksum(2)
+    assert log.cut_after(3, log.checksum(3)) == [epoch(1), epoch(2), epoch(3)]
+    log.path.write_bytes(before.replace(b"0.25", b"0.75", 1))
+    with pytest.raises(RunError, match=r"metrics\.jsonl has other lines"):
+        log.cut_after(2, checksum)
+    assert log.path.read_bytes() == before.replace(b"0.25", b"0.75", 1)
+    log.path.write_bytes(before)
+    assert log.cut_after(2, checksum) == [epoch(1), epoch(2)]
+
+
 def test_missing_epochs_are_an_error_and_the_file_is_left_alone(log: MetricsLog) -> None:
     lines = log.path.read_bytes().splitlines(keepends=True)
     log.path.write_bytes(lines[0] + lines[2])
     with pytest.raises(RunError, match=r"metrics\.jsonl"):
         log.cut_after(3)
     assert log.path.read_bytes() == lines[0] + lines[2]
+
+
+def test_a_link_to_a_file_of_somebody_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    for to in ("mine", "nothing"):
+        log = MetricsLog(tmp_path / f"to-{to}")
+        log.path.symlink_to(tmp_path / to)
+        with pytest.raises(RunError, match="cannot be written"):
+            log.append(epoch(1))
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_nothing_logged_yet(tmp_path: Path) -> None:

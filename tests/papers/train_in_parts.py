@@ -13,7 +13,7 @@ from fastalign.papers import data
 from fastalign.papers.data import Dataset, Splits
 from fastalign.papers.experiments.digits import MLP
 from fastalign.papers.runs.distributed import Processes
-from fastalign.papers.runs.loop import Trainer
+from fastalign.papers.runs.loop import Trainer, TrainerState
 from fastalign.papers.runs.recipe import RuleRecipe
 
 # The last of the batches of 32 holds one sample: one of two processes has none.
@@ -39,7 +39,7 @@ def train(rule: str, reduction: str, processes: Processes) -> dict[str, Any]:
     return {"metrics": torch.tensor(metrics), "weights": [weight.detach() for weight in trainer.network.parameters()]}
 
 
-def train_with_a_stop(processes: Processes, stop: bool) -> dict[str, Any]:
+def train_with_a_stop(processes: Processes, stop: bool) -> TrainerState:
     """Two epochs with dropout; `stop`: the last process asks for one in the second epoch, and a new trainer goes on."""
     digits = data.load("digits")
     recipe = replace(MLP, architecture=replace(MLP.architecture, hidden=(16,), hidden_dropout=0.2))

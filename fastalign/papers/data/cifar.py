@@ -12,9 +12,8 @@ from pathlib import Path
 
 import torch
 
-from fastalign.errors import DataError
 from fastalign.papers.data.dataset import Dataset, Splits
-from fastalign.papers.data.files import check_labels, find, read_bytes
+from fastalign.papers.data.files import check_labels, find, opened, read_rest
 
 IMAGE_SHAPE = (3, 32, 32)
 PIXELS = 3 * 32 * 32
@@ -73,14 +72,10 @@ def _load_files(directory: Path, source: Source, names: Sequence[str], records: 
 
 def _load_file(directory: Path, source: Source, name: str, records: int) -> Dataset:
     path = find(directory, source.folders, (name,), source.address)
-    content = read_bytes(path, source.address)
     record = source.label_bytes + PIXELS
-    if len(content) != records * record:
-        raise DataError(
-            f"{path} holds {len(content)} bytes, expected {records * record} ({records} records of {record} bytes); "
-            f"get it again from {source.address}"
-        )
-    content = content.reshape(records, record)
+    with opened(path, source.address) as file:
+        words = f"{records} records of {record} bytes"
+        content = read_rest(file, records * record, words, path, source.address).reshape(records, record)
     labels = content[:, source.label_bytes - 1].long()
     check_labels(labels, source.classes, path, source.address)
     return Dataset(content[:, source.label_bytes :].reshape(records, *IMAGE_SHAPE), labels, source.classes)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +16,8 @@ from torch import Tensor
 from fastalign.errors import DataError, MissingDataError
 
 ENVIRONMENT_VARIABLE = "FASTALIGN_DATA"
+CHUNK = 1 << 20
+"""The most bytes that are read at once: a file may hold fewer than its header says."""
 
 
 def data_directory(directory: str | os.PathLike[str] | None) -> Path:
@@ -22,7 +26,7 @@ def data_directory(directory: str | os.PathLike[str] | None) -> Path:
     if not chosen:
         raise MissingDataError(f"no data folder: give --data DIR or set {ENVIRONMENT_VARIABLE}")
     path = Path(chosen)
-    if not path.is_dir():
+    if not os.path.isdir(path):  # False for a name that no file can have, at which Path.is_dir raises
         raise MissingDataError(f"the data folder {path} is not a folder")
     return path
 
@@ -36,24 +40,44 @@ def find(directory: Path, folders: Sequence[str], names: Sequence[str], source: 
     for folder in folders:
         for name in names:
             path = directory / folder / name
-            if path.is_file():
+            if os.path.isfile(path):
                 return path
     raise MissingDataError(
         f"{' or '.join(names)} is missing in {directory} (looked in: {', '.join(folders)}); get it from {source}"
     )
 
 
-def read_bytes(path: Path, source: str) -> Tensor:
-    """The content of a file, uncompressed if it is named .gz: (size,) uint8."""
+@contextmanager
+def opened(path: Path, source: str) -> Iterator[BinaryIO]:
+    """Open a file, one named .gz uncompressed, and turn what is raised at reading it into a DataError."""
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield cast(BinaryIO, file)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is a damaged gzip file ({error}); get it again from {source}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
+
+
+def read_rest(file: BinaryIO, expected: int, content: str, path: Path, source: str) -> Tensor:
+    """Read the rest of a file, (expected,) uint8, and no more than a byte beyond, however much there is.
+
+    content: what the file is to hold, for the error.
+
+    Raises:
+        DataError: the file holds fewer bytes, or more.
+    """
+    before = file.tell()
+    found = bytearray()
+    while chunk := file.read(min(CHUNK, expected + 1 - len(found))):
+        found += chunk
+    if len(found) != expected:
+        size = f"{'at least ' * (len(found) > expected)}{before + len(found)} bytes"
+        raise DataError(
+            f"{path} holds {size}{' uncompressed' if path.suffix == '.gz' else ''}, expected {before + expected} "
+            f"({content}); get it again from {source}"
+        )
+    return torch.frombuffer(found, dtype=torch.uint8)
 
 
 def check_labels(labels: Tensor, classes: int, path: Path, source: str) -> None:

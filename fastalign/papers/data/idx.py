@@ -7,6 +7,7 @@ dimension as a big-endian 32-bit integer, then the values, last dimension fastes
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,12 @@ from torch import Tensor
 
 from fastalign.errors import DataError
 from fastalign.papers.data.dataset import Dataset, Splits
-from fastalign.papers.data.files import check_labels, find, read_bytes
+from fastalign.papers.data.files import check_labels, find, opened, read_rest
 
 CLASSES = 10
 IMAGE_SIZE = (28, 28)
+MOST_SAMPLES = 1 << 20
+"""No set in this format comes near it; a header that says more is damaged, or means to fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,8 @@ def load(directory: Path, source: Source) -> Splits:
 def _load_part(directory: Path, source: Source, part: str) -> Dataset:
     images_path = _find(directory, source, f"{part}-images-idx3-ubyte")
     labels_path = _find(directory, source, f"{part}-labels-idx1-ubyte")
-    images = read_idx(images_path, 3, source.address)
-    labels = read_idx(labels_path, 1, source.address)
-    if tuple(images.shape[1:]) != IMAGE_SIZE:
-        height, width = images.shape[1:]
-        raise DataError(f"{images_path} holds images of {height} × {width} pixels, expected 28 × 28")
+    images = read_idx(images_path, IMAGE_SIZE, source.address)
+    labels = read_idx(labels_path, (), source.address)
     if len(images) != len(labels):
         raise DataError(
             f"{labels_path} has {len(labels)} labels, expected {len(images)}, the number of images in {images_path}; "
@@ -62,26 +62,31 @@ def _find(directory: Path, source: Source, name: str) -> Path:
     return find(directory, source.folders, (name, f"{name}.gz"), source.address)
 
 
-def read_idx(path: Path, dimensions: int, address: str) -> Tensor:
-    """The array in an IDX file of bytes, with the number of dimensions that is expected.
+def read_idx(path: Path, sample: Sequence[int], address: str) -> Tensor:
+    """The array in an IDX file of bytes, whose samples have the shape that is given; of labels, ().
 
     Raises:
-        DataError: the magic number is another, or the size is not what the header says.
+        DataError: the magic number or the shape is another, or the size is not what the header says.
     """
-    content = read_bytes(path, address)
+    dimensions = 1 + len(sample)
     header = 4 * (1 + dimensions)
-    magic = content[:4].tolist()
-    if magic != [0, 0, 8, dimensions]:
-        found = "".join(f"{byte:02x}" for byte in magic) or "an empty file"
-        raise DataError(
-            f"{path} begins with {found}, expected 000008{dimensions:02x}, the magic number of an IDX file of bytes "
-            f"with {dimensions} dimension{'s' if dimensions > 1 else ''}; get it again from {address}"
-        )
-    shape = [int.from_bytes(bytes(content[at : at + 4].tolist()), "big") for at in range(4, header, 4)]
-    expected = header + math.prod(shape)
-    if len(content) < header or len(content) != expected:
-        raise DataError(
-            f"{path} holds {len(content)} bytes{' uncompressed' if path.suffix == '.gz' else ''}, expected {expected} "
-            f"({' × '.join(map(str, shape))} values and the header); get it again from {address}"
-        )
-    return content[header:].reshape(shape)
+    with opened(path, address) as file:
+        start = file.read(header)
+        if start[:4] != bytes([0, 0, 8, dimensions]):
+            raise DataError(
+                f"{path} begins with {start[:4].hex() or 'an empty file'}, expected 000008{dimensions:02x}, the magic "
+                f"number of an IDX file of bytes with {dimensions} dimension{'s' if dimensions > 1 else ''}; get it "
+                f"again from {address}"
+            )
+        if len(start) < header:
+            raise DataError(
+                f"{path} holds {len(start)} bytes, expected a header of {header}; get it again from {address}"
+            )
+        shape = struct.unpack(f">{dimensions}I", start[4:])
+        if shape[1:] != tuple(sample):
+            found, expected = (" × ".join(map(str, size)) for size in (shape[1:], sample))
+            raise DataError(f"{path} holds images of {found} pixels, expected {expected}")
+        if not 1 <= shape[0] <= MOST_SAMPLES:
+            raise DataError(f"{path} says that it holds {shape[0]} samples, expected 1 to {MOST_SAMPLES}")
+        content = f"{' × '.join(map(str, shape))} values and the header"
+        return read_rest(file, math.prod(shape), content, path, address).reshape(shape)

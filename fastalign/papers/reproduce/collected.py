@@ -22,6 +22,7 @@ from fastalign.papers.reproduce.result import Histories
 from fastalign.papers.reproduce.table import draw_table
 from fastalign.papers.runs.folder import RunFolder
 from fastalign.papers.runs.metrics import Metrics
+from fastalign.papers.runs.settings import Settings
 
 Run = dict[str, Any]
 
@@ -138,30 +139,30 @@ def _runs_in(folder: RunFolder) -> Iterable[tuple[str, Run]]:
     history = folder.metrics.read()
     if config is None or not history:
         return
-    settings = config["settings"]
+    settings = config.settings
     targets: list[Table | Figure] = [*TABLES.values(), *FIGURES.values()]
     for target in targets:
         column = _column(target, settings)
-        if column and is_run_of(config, experiment(settings["experiment"]), column, settings["seed"]):
-            run = _run(column, settings, config.get("made_by"), history)
+        if column and is_run_of(config, experiment(settings.experiment), column, settings.seed):
+            run = _run(column, settings, config.made_by, history)
             if isinstance(target, Figure):
-                figure_run = FigureRun(settings["experiment"], column, settings["seed"], history, folder)
+                figure_run = FigureRun(settings.experiment, column, settings.seed, history, folder)
                 run |= {"observations": _observations(history), "measured": target.measures(figure_run)}
             yield target.name, run
 
 
-def _column(target: Table | Figure, settings: Mapping[str, Any]) -> Column | None:
-    wanted = (settings.get("experiment"), settings.get("rule"), settings.get("freeze_filters"))
+def _column(target: Table | Figure, settings: Settings) -> Column | None:
+    wanted = (settings.experiment, settings.rule, settings.freeze_filters)
     cells = ((name, column.rule, column.freeze_filters, column) for name, column in target.cells)
     return next((column for *cell, column in cells if tuple(cell) == wanted), None)
 
 
-def _run(column: Column, settings: Mapping[str, Any], made_by: Any, history: Sequence[Metrics]) -> Run:
+def _run(column: Column, settings: Settings, made_by: Any, history: Sequence[Metrics]) -> Run:
     return {
-        "experiment": settings["experiment"],
+        "experiment": settings.experiment,
         "column": column.name,
-        "seed": settings["seed"],
-        "device": settings["device"],
+        "seed": settings.seed,
+        "device": settings.device,
         "made_by": made_by,
         "seconds_per_epoch": round(sum(metrics.seconds for metrics in history) / len(history), 3),
         "train_error": [round(metrics.train_error, 4) for metrics in history],

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from fastalign.errors import RunError, UserError
 from fastalign.papers.experiments import experiment
 from fastalign.papers.experiments.published import Column
-from fastalign.papers.runs.folder import RunFolder
+from fastalign.papers.runs.folder import Config, RunFolder
 from fastalign.papers.runs.metrics import Metrics
 from fastalign.papers.runs.recipe import Recipe
 from fastalign.papers.runs.side_by_side import train_arguments
@@ -98,7 +98,7 @@ class Job:
             )
 
 
-def is_run_of(config: Mapping[str, Any], recipe: Recipe, column: Column, seed: int) -> bool:
+def is_run_of(config: Config, recipe: Recipe, column: Column, seed: int) -> bool:
     """Whether the configuration in a run's folder is today's recipe with its own settings."""
     expected = {
         "seed": seed,
@@ -109,8 +109,8 @@ def is_run_of(config: Mapping[str, Any], recipe: Recipe, column: Column, seed: i
         "freeze_filters": column.freeze_filters,
         **({"observe": True} if column.observe else {}),
     }
-    found = {name: config["settings"].get(name) for name in expected}
-    return found == expected and recipe.is_saved_as(config.get("recipe"), column.rule)
+    found = {name: getattr(config.settings, name) for name in expected}
+    return found == expected and recipe.is_saved_as(config.recipe, column.rule)
 
 
 def row_name(experiment_name: str) -> str:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastalign.errors import UserError
+from fastalign.errors import UserError, VariableError
 
 T = TypeVar("T")
 
@@ -33,10 +33,18 @@ class Processes:
 
     @classmethod
     def from_environment(cls) -> "Processes":
-        """As torchrun's variables RANK, WORLD_SIZE and LOCAL_RANK say; without them, one process."""
-        return cls(
-            int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
-        )
+        """As torchrun's variables RANK, WORLD_SIZE and LOCAL_RANK say; without them, one process.
+
+        Raises:
+            VariableError: one of them has another value than torchrun gives it, or is missing beside the others.
+        """
+        count = _variable("WORLD_SIZE", 1, least=1)
+        if count > 1:
+            for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+                if not os.environ.get(name):
+                    raise VariableError(f"{name} is not set beside WORLD_SIZE={count}, as torchrun sets it")
+        rank = _variable("RANK", 0, most=count - 1)
+        return cls(rank, count, _variable("LOCAL_RANK", 0, most=count - 1))
 
     @classmethod
     def alone(cls) -> "Processes":
@@ -55,7 +63,11 @@ class Processes:
             yield
             return
         with_cuda = torch.cuda.is_available() and dist.is_nccl_available()
-        dist.init_process_group("cpu:gloo,cuda:nccl" if with_cuda else "gloo")
+        try:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if with_cuda else "gloo")
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"the processes that torchrun started do not find each other: {reason}") from error
         try:
             yield
         finally:
@@ -115,6 +127,14 @@ class Processes:
         if isinstance(result, UserError):
             raise result if self.is_first else QuietExit(2)
         return result  # type: ignore[return-value]
+
+
+def _variable(name: str, default: int, *, least: int = 0, most: int = 2**31) -> int:
+    """A whole number in an environment variable."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise VariableError(f"{name} is {text!r}, expected a whole number from {least} to {most}")
+    return int(text)
 
 
 def _weighted_sum(processes: Processes, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:

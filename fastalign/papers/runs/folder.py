@@ -5,14 +5,28 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fastalign.bench.atomic import write_atomically
-from fastalign.errors import RunError
+from fastalign.bench.atomic import remove_temporary_files, write_atomically
+from fastalign.bench.provenance import Provenance
+from fastalign.errors import RunError, UserError
 from fastalign.papers.runs.metrics import MetricsLog
+from fastalign.papers.runs.settings import Settings
+from fastalign.papers.runs.typed import from_json
+
+
+@dataclass(frozen=True)
+class Config:
+    """What `config.json` says of a run. recipe: as `Recipe.as_json` has it, maybe that of another version."""
+
+    settings: Settings
+    recipe: Mapping[str, Any]
+    data_checksum: int
+    made_by: Provenance | None = None
 
 
 class RunFolder:
@@ -44,17 +58,19 @@ class RunFolder:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise RunError(f"another run is using the folder {self.path}") from error
+            remove_temporary_files(self.path)
             yield
         finally:
             os.close(descriptor)
 
-    def saved_config(self, resume: bool) -> dict[str, Any] | None:
+    def saved_config(self, resume: bool) -> Config | None:
         """The configuration of the run to resume; None where there is no run yet.
 
         Raises:
             RunError: the folder holds a run and `resume` is False, or what it holds is not a whole run.
         """
-        held = [path.name for path in (self.config, self.metrics.path, self.checkpoint, self.curves) if path.exists()]
+        files = (self.config, self.metrics.path, self.checkpoint, self.curves)
+        held = [path.name for path in files if os.path.lexists(path)]
         if not held:
             return None
         if not resume:
@@ -63,15 +79,12 @@ class RunFolder:
                 f"another --out"
             )
         try:
-            config = json.loads(self.config.read_bytes())
+            return from_json(self.config.read_bytes(), Config)
         except OSError as error:
             raise RunError(f"{self.config} cannot be read: {error.strerror}") from error
-        except ValueError as error:
-            raise RunError(f"{self.config} is damaged, expected JSON: {error}") from error
-        if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
-            raise RunError(f"{self.config} is not the configuration of a run")
-        return config
+        except (ValueError, UserError) as error:
+            raise RunError(f"{self.config} is damaged, expected the configuration of a run: {error}") from error
 
-    def save_config(self, config: dict[str, Any]) -> None:
+    def save_config(self, config: Config) -> None:
         """Write the configuration. Raises RunError if it cannot be written."""
-        write_atomically(self.config, (json.dumps(config, indent=2) + "\n").encode())
+        write_atomically(self.config, (json.dumps(asdict(config), indent=2) + "\n").encode())

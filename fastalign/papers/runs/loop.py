@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from fastalign.papers.runs.observers import Observer, observed
 from fastalign.papers.runs.optimizers import learning_rate_at, make_optimizer
 from fastalign.papers.runs.recipe import Recipe
 from fastalign.papers.runs.regularisation import adversarial, limit_norms
+from fastalign.papers.runs.typed import as_type
 from fastalign.step import Loss, TrainStep, loss_named
 
 EVALUATION_BATCH = 1000
@@ -42,6 +43,25 @@ class EpochSoFar:
     loss: float = 0.0
     wrong: int = 0
     seconds: float = 0.0
+
+
+class OptimizerState(TypedDict):
+    """What torch's optimizers tell: the state of each parameter by its number, and their settings by group."""
+
+    state: dict[int, dict[str, object]]
+    param_groups: list[dict[str, object]]
+
+
+class TrainerState(TypedDict):
+    """What `Trainer.state` tells. Of the unfinished epoch it holds an `EpochSoFar` as a dictionary."""
+
+    model: dict[str, Tensor]
+    optimizer: OptimizerState
+    epochs_done: int
+    epoch_so_far: dict[str, Any]
+    permutation_state: Tensor
+    random_states: list[Tensor]
+    cuda_random_states: list[Tensor]
 
 
 class Trainer:
@@ -165,12 +185,12 @@ class Trainer:
         """The samples of the unfinished epoch already trained on."""
         return self._so_far.samples
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> TrainerState:
         """Everything that the run needs to go on with the same bits; to be called in every process."""
         cuda = self.device.type == "cuda"
         return {
             "model": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": cast(OptimizerState, self.optimizer.state_dict()),
             "epochs_done": self.epochs_done,
             "epoch_so_far": asdict(replace(self._so_far, **self._sums_of_all())),
             "permutation_state": self._permutation_state,
@@ -178,14 +198,22 @@ class Trainer:
             "cuda_random_states": self.processes.gather(torch.cuda.get_rng_state(self.device)) if cuda else [],
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+    def restore(self, state: TrainerState) -> None:
+        """Go on from what `state` returned.
+
+        Raises:
+            RuntimeError, ValueError, TypeError, LookupError: another trainer returned it.
+        """
+        so_far: EpochSoFar = as_type(state["epoch_so_far"], EpochSoFar, "epoch_so_far")
+        if min(state["epochs_done"], so_far.batches, so_far.samples, so_far.wrong) < 0:
+            raise ValueError("expected numbers of epochs, batches and samples, got one below 0")
         self.epochs_done = state["epochs_done"]
         if self.recipe.frozen_epochs:
             self._begin_phase()
         self.network.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self._so_far = EpochSoFar(**state["epoch_so_far"])
+        self._check_optimizer(state["optimizer"])
+        self.optimizer.load_state_dict({**state["optimizer"]})
+        self._so_far = so_far
         if not self.processes.is_first:
             self._so_far.loss, self._so_far.wrong = 0.0, 0
         self.permutations.set_state(state["permutation_state"])
@@ -193,6 +221,19 @@ class Trainer:
         torch.set_rng_state(state["random_states"][self.processes.rank])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_random_states"][self.processes.rank], self.device)
+
+    def _check_optimizer(self, saved: OptimizerState) -> None:
+        """Refuse what torch takes and only a step fails at: another optimizer's options, tensors of other shapes."""
+        for group, ours in zip(saved["param_groups"], self.optimizer.param_groups, strict=True):
+            for name, value in group.items():
+                if name not in ("params", "lr") and value != ours.get(name, value):
+                    raise ValueError(f"optimizer: {name} is {value!r}, expected {ours[name]!r}")
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for number, kept in saved["state"].items():
+            for name, value in kept.items():
+                shapes = (parameters[number].shape, ())
+                if value is not None and not (isinstance(value, Tensor) and value.shape in shapes):
+                    raise ValueError(f"optimizer: {name} of parameter {number} is not a tensor of its shape")
 
     def _begin_phase(self) -> None:
         """Freeze the first layer below backpropagation, or let it learn and the rule begin, as epochs_done asks for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from typing import Any
 from fastalign.analysis.metrics import Metrics
 from fastalign.bench.atomic import write_atomically
 from fastalign.errors import RunError
+from fastalign.papers.runs.typed import from_json
 
 
 class MetricsLog:
@@ -29,7 +31,7 @@ class MetricsLog:
         """
         line = (json.dumps(_to_json(metrics)) + "\n").encode()
         try:
-            with self.path.open("ab", buffering=0) as file:
+            with open(self.path, "ab", buffering=0, opener=_without_following) as file:
                 before = file.seek(0, os.SEEK_END)
                 try:
                     if file.write(line) < len(line):
@@ -45,30 +47,41 @@ class MetricsLog:
         """The epochs logged, in order, up to the first line that is not whole."""
         return [metrics for metrics, _ in self._lines()]
 
-    def cut_after(self, epoch: int) -> list[Metrics]:
+    def checksum(self, epoch: int) -> str:
+        """Return the SHA-256 checksum of the lines up to this epoch."""
+        return hashlib.sha256(b"".join(self._content().splitlines(keepends=True)[:epoch])).hexdigest()
+
+    def cut_after(self, epoch: int, checksum: str | None = None) -> list[Metrics]:
         """Drop what a killed run wrote beyond its checkpoint: whole lines of later epochs and a partial last line.
 
+        checksum: of the lines that are kept; None where the checkpoint does not tell it.
+
         Raises:
-            RunError: lines up to `epoch` are missing or damaged; the file is left as it is.
+            RunError: lines up to `epoch` are missing, damaged or of another run; the file is left as it is.
         """
         lines = self._lines()[:epoch]
         epochs = [metrics for metrics, _ in lines]
-        if [metrics.epoch for metrics in epochs] != list(range(1, epoch + 1)):
+        if len(epochs) < epoch:
             raise RunError(f"{self.path} has {len(epochs)} whole lines, expected one for each of {epoch} epochs")
+        if checksum not in (None, self.checksum(epoch)):
+            raise RunError(f"{self.path} has other lines than the run had when its checkpoint was saved")
         kept = b"".join(line for _, line in lines)
         if kept != self._content():
             write_atomically(self.path, kept)
         return epochs
 
     def _lines(self) -> list[tuple[Metrics, bytes]]:
-        lines = []
+        lines: list[tuple[Metrics, bytes]] = []
         for line in self._content().splitlines(keepends=True):
             if not line.endswith(b"\n"):
                 break
             try:
-                lines.append((_from_json(json.loads(line)), line))
-            except (ValueError, TypeError, AttributeError):
+                metrics = from_json(line, Metrics)
+            except ValueError:
                 break
+            if metrics.epoch != len(lines) + 1:
+                break
+            lines.append((metrics, line))
         return lines
 
     def _content(self) -> bytes:
@@ -80,23 +93,16 @@ class MetricsLog:
             raise RunError(f"{self.path} cannot be read: {error.strerror}") from error
 
 
+def _without_following(path: str, flags: int) -> int:
+    """Open a file that may be made, but no link in its place."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def _to_json(metrics: Metrics) -> dict[str, Any]:
     values = asdict(metrics)
     observations = {name: _with_null(layers) for name, layers in values.pop("observations").items()}
     return _with_null(values) | ({"observations": observations} if observations else {})
 
 
-def _from_json(values: dict[str, Any]) -> Metrics:
-    observations = {
-        name: {int(layer): value for layer, value in _without_null(layers).items()}
-        for name, layers in values.pop("observations", {}).items()
-    }
-    return Metrics(**_without_null(values), observations=observations)
-
-
 def _with_null(values: Mapping[Any, float]) -> dict[Any, float | None]:
     return {key: value if math.isfinite(value) else None for key, value in values.items()}
-
-
-def _without_null(values: Mapping[str, float | None]) -> dict[str, Any]:
-    return {key: math.nan if value is None else value for key, value in values.items()}

@@ -21,9 +21,9 @@ from fastalign.bench.atomic import write_atomically
 from fastalign.bench.quiet import Pause
 from fastalign.errors import MissingPackageError, RunError
 from fastalign.papers import data
-from fastalign.papers.runs.checkpoint import load_checkpoint, save_checkpoint
+from fastalign.papers.runs.checkpoint import SavedRun, load_checkpoint, save_checkpoint
 from fastalign.papers.runs.distributed import Processes
-from fastalign.papers.runs.folder import RunFolder
+from fastalign.papers.runs.folder import Config, RunFolder
 from fastalign.papers.runs.loop import Trainer
 from fastalign.papers.runs.metrics import Metrics
 from fastalign.papers.runs.observers import Observer, observed, standard_observers
@@ -92,7 +92,7 @@ def _train_in_folder(
         processes.on_first(lambda: stack.enter_context(folder.locked()))
         saved = processes.on_first(lambda: folder.saved_config(resume))
         if saved:
-            settings = resumed_settings(recipe, settings.rule, given, processes.count, saved)
+            settings = resumed_settings(recipe, settings.rule, given, processes.count, saved.settings, saved.recipe)
         config = _config(recipe, settings, splits, saved)
         trainer = _make_trainer(recipe, settings, splits, processes)
         if settings.observe:
@@ -101,24 +101,20 @@ def _train_in_folder(
             raise ValueError(f"observers: {', '.join(sorted(same))} is noted already, expected other names")
         observed(trainer.network, observers)  # what cannot be noted is known before anything is trained
         trainer.observers.update(observers)
-        history = _restore(trainer, folder) if saved else []
+        history = _restore(trainer, config, folder) if saved else []
         processes.on_first(lambda: folder.save_config(config))
-        finished = _train_on(trainer, settings.epochs, history, folder, progress)
+        finished = _train_on(trainer, config, history, folder, progress)
         if history:
             processes.on_first(lambda: draw(folder.curves, f"{recipe.name}, {settings.rule.upper()}", {"": history}))
         return history, finished
 
 
-def _config(recipe: Recipe, settings: Settings, splits: data.Splits, saved: dict[str, Any] | None) -> dict[str, Any]:
+def _config(recipe: Recipe, settings: Settings, splits: data.Splits, saved: Config | None) -> Config:
     checksum = splits.checksum()
-    if saved and saved.get("data_checksum") != checksum:
+    if saved and saved.data_checksum != checksum:
         raise RunError(f"the data of {recipe.dataset} are not those this run began with")
-    return {
-        "settings": asdict(settings),
-        "recipe": recipe.as_json(settings.rule),
-        "data_checksum": checksum,
-        "made_by": saved.get("made_by") if saved else provenance.describe(),
-    }
+    made_by = saved.made_by if saved else provenance.describe()
+    return Config(settings, recipe.as_json(settings.rule), checksum, made_by)
 
 
 def _make_trainer(recipe: Recipe, settings: Settings, splits: data.Splits, processes: Processes) -> Trainer:
@@ -141,20 +137,46 @@ def _make_trainer(recipe: Recipe, settings: Settings, splits: data.Splits, proce
     )
 
 
-def _restore(trainer: Trainer, folder: RunFolder) -> list[Metrics]:
+def _restore(trainer: Trainer, config: Config, folder: RunFolder) -> list[Metrics]:
     """Bring the trainer to where the run's last checkpoint was; the epochs it had completed."""
+    metrics_checksum = None
     if folder.checkpoint.exists():
-        trainer.restore(load_checkpoint(folder.checkpoint))
-    return trainer.processes.on_first(lambda: folder.metrics.cut_after(trainer.epochs_done))
+        state = load_checkpoint(folder.checkpoint)
+        if "run" in state:
+            _check_same_run(state["run"], config, folder)
+            metrics_checksum = state["run"].metrics_checksum
+        try:
+            trainer.restore(state)
+        except (RuntimeError, ValueError, TypeError, LookupError) as error:
+            reason = str(error).partition("\n")[0]
+            raise RunError(f"{folder.checkpoint} is not a checkpoint of this run: {reason}") from error
+    elif len(folder.metrics.read()) > 1:
+        # The first checkpoint follows the first line.
+        raise RunError(f"{folder.checkpoint} is missing, though {folder.metrics.path} tells of later epochs")
+    return trainer.processes.on_first(lambda: folder.metrics.cut_after(trainer.epochs_done, metrics_checksum))
 
 
-def _train_on(trainer: Trainer, epochs: int, history: list[Metrics], folder: RunFolder, progress: Progress) -> bool:
+def _check_same_run(saved: SavedRun, config: Config, folder: RunFolder) -> None:
+    """Refuse a checkpoint and a configuration of different runs; a run may have got more epochs since."""
+    had, has = (asdict(of.settings) | {"data_checksum": of.data_checksum} for of in (saved, config))
+    for name, value in has.items():
+        if name != "epochs" and had[name] != value:
+            raise RunError(
+                f"{folder.checkpoint} was saved with {name} {had[name]}, but {folder.config} says {value}: they are "
+                "not of the same run"
+            )
+
+
+def _train_on(trainer: Trainer, config: Config, history: list[Metrics], folder: RunFolder, progress: Progress) -> bool:
     """Train the epochs that are missing, each saved when it is done; False if Ctrl-C came first."""
-    processes = trainer.processes
+    processes, epochs = trainer.processes, config.settings.epochs
 
     def save() -> None:
         state = trainer.state()
-        processes.on_first(lambda: save_checkpoint(folder.checkpoint, state))
+        processes.on_first(lambda: save_checkpoint(folder.checkpoint, state, saved_run()))
+
+    def saved_run() -> SavedRun:
+        return SavedRun(config.settings, config.data_checksum, folder.metrics.checksum(trainer.epochs_done))
 
     samples = len(trainer.splits.train)
     progress.start(epochs, samples, trainer.epochs_done * samples + trainer.samples_so_far)

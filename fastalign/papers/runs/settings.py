@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,9 @@ class Settings:
             raise UserError(f"dtype is {self.dtype!r}, expected one of {', '.join(DTYPES)}")
         if self.device != "cpu" and not self.device.startswith("cuda"):
             raise UserError(f"device is {self.device!r}, expected cpu or cuda")
+
+    def check_device(self) -> None:
+        """Raise UserError unless this machine has the device."""
         if self.device != "cpu" and not torch.cuda.is_available():
             raise UserError(f"device is {self.device!r}, but this machine has no CUDA device that torch can use")
 
@@ -67,6 +70,7 @@ def new_settings(recipe: Recipe, rule: str, given: Mapping[str, Any], processes:
     }
     chosen = defaults | {name: value for name, value in given.items() if value is not None}
     settings = Settings(experiment=recipe.name, rule=rule, processes=processes, **chosen)
+    settings.check_device()
     if settings.freeze_filters and not recipe.architecture.convolutions:
         raise UserError(f"there are no filters to freeze in {recipe.name}")
     if recipe.frozen_epochs and processes > 1:
@@ -75,23 +79,26 @@ def new_settings(recipe: Recipe, rule: str, given: Mapping[str, Any], processes:
 
 
 def resumed_settings(
-    recipe: Recipe, rule: str, given: Mapping[str, Any], processes: int, saved: Mapping[str, Any]
+    recipe: Recipe,
+    rule: str,
+    given: Mapping[str, Any],
+    processes: int,
+    settings: Settings,
+    saved_recipe: Mapping[str, Any],
 ) -> Settings:
     """The settings of a run to resume: the saved ones, with more epochs if they are given.
 
     Raises:
         RunError: a setting that is given differs from the run's, or the recipe is another by now.
+        UserError: this machine does not have the run's device.
     """
-    try:
-        settings = Settings(**saved["settings"])
-    except TypeError as error:
-        raise RunError(f"the run's settings are not those of this version of fastalign: {error}") from error
     asked = {"experiment": recipe.name, "rule": rule, "processes": processes, **given}
     for name, value in asked.items():
         had = getattr(settings, name)
         if value is None or value == had or (name == "epochs" and value > had):
             continue
         raise RunError(f"{name} is {value}, but that of the run to resume is {had}: keep it, or give another --out")
-    if not recipe.is_saved_as(saved.get("recipe"), rule):
+    if not recipe.is_saved_as(saved_recipe, rule):
         raise RunError(f"the recipe of {recipe.name} has changed since this run began: give another --out")
-    return Settings(**asdict(settings) | {"epochs": max(settings.epochs, given.get("epochs") or 0)})
+    settings.check_device()
+    return replace(settings, epochs=max(settings.epochs, given.get("epochs") or 0))
