@@ -27,7 +27,9 @@ SHOW := @FASTALIGN_CUDA=$(FASTALIGN_CUDA) $(PYTHON) .ci/progress.py
 # .venv gets no bytecode from pip, which takes 20 s for it: the demonstration needs little of it.
 PIP := $(PREFIX)/bin/python3 -m pip install --verbose --disable-pip-version-check --progress-bar off \
   $(if $(ACTIVE),,--no-compile)
-TO_BUILD := $(if $(ACTIVE),,torch==$(or $(TORCH),$(PINNED))) 'setuptools>=77' wheel ninja numpy
+# What an active environment has of them stays; .venv gets those whose hashes are known.
+BUILD_TOOLS := $(if $(ACTIVE),'setuptools>=77' wheel ninja,--no-deps --requirement .ci/build.txt)
+TO_BUILD := $(if $(ACTIVE),,torch==$(or $(TORCH),$(PINNED))) numpy
 CSRC := $(shell find csrc -type f)
 
 # A process of one thread for each core.
@@ -72,16 +74,18 @@ kernels: install $(TOOLS)
 	PATH="$(TOOLS):$$PATH" $(PREFIX)/bin/python3 tests/build/machine_code.py fastalign/_C.abi3.so \
 	  --table docs/kernels.md --write
 
-$(TOOLS):
-	$(SHOW) "installing triton, for its tools" $(PIP) --no-deps --target build/triton triton
+$(TOOLS): .ci/triton.txt
+	$(SHOW) "installing triton, for its tools" $(PIP) --no-deps --python-version 3.12 --target build/triton \
+	  --requirement .ci/triton.txt
 
 install: $(STAMP)
 
-$(STAMP): setup.py pyproject.toml $(CSRC)
+$(STAMP): setup.py pyproject.toml .ci/build.txt $(CSRC)
 ifeq ($(ACTIVE),)
 	test -x $(PREFIX)/bin/pip || $(PYTHON) -m venv $(PREFIX)
 endif
-	$(SHOW) "installing what builds fastalign" $(PIP) $(TO_BUILD)
+	$(SHOW) "installing what builds fastalign" $(PIP) $(BUILD_TOOLS)
+	$(SHOW) "installing what it builds on" $(PIP) $(TO_BUILD)
 	$(SHOW) "installing fastalign" $(PIP) --no-build-isolation --editable '.[train]'
 	@rm -f $(PREFIX)/.fastalign-*
 	@touch $@
