@@ -16,6 +16,7 @@ import fastalign
 PACKAGE = Path(fastalign.__file__).parent
 LEVELS = [
     {"errors", "tables", "_version", "_C", "former"},
+    {"_start"},
     {"ops"},
     {"rules", "info"},
     {"engine"},

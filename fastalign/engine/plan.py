@@ -80,9 +80,9 @@ class Stage:
 
     @property
     def runs_own_code(self) -> bool:
-        """Whether it has a block, or another module than torch's."""
+        """Whether it has a block, another module than torch's, or hooks."""
         links = (link.module for link in self.links if isinstance(link, ModuleLink))
-        return self.native is not self.layer or any(map(has_own_forward, links))
+        return self.hooked or self.native is not self.layer or any(map(has_own_forward, links))
 
     def modules(self) -> Iterator[torch.nn.Module]:
         """The layer, then the modules of the links, in order."""

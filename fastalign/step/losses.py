@@ -67,14 +67,14 @@ def _target(labels: Tensor, outputs: Tensor) -> Tensor:
     )
 
 
-LossAndGradients = tuple[Tensor, Tensor, dict[Tensor, Tensor]]
+LossAndGradients = tuple[Tensor, Tensor | None, dict[Tensor, Tensor]]
 
 
 def loss_and_gradients(loss: str | Loss, reduction: str = "mean") -> Callable[[Tensor, Tensor], LossAndGradients]:
     """A function of (outputs, labels), outside of autograd, that returns the loss and what it has gradients of.
 
-    These are ∂loss/∂outputs, then the gradients by tensor of all else that a callable's loss depends on: parameters of
-    its own, or those of the network, as in a penalty on weights.
+    These are ∂loss/∂outputs, None where the loss does not depend on them, then the gradients by tensor of all else that
+    a callable's loss depends on: parameters of its own, or those of the network, as in a penalty on weights.
 
     loss: the name of one, in this reduction over the batch, or a callable that returns a scalar.
 
@@ -93,9 +93,8 @@ def loss_and_gradients(loss: str | Loss, reduction: str = "mean") -> Callable[[T
             depends_on_more = not by_name or labels.requires_grad
             below = map(leaf_of, nodes_behind(value)) if depends_on_more else ()
             others = [other for other in below if other is not None and other is not leaf]
-            found: tuple[Tensor | None, ...] = torch.autograd.grad(value, [leaf, *others], allow_unused=bool(others))
-        gradient = torch.zeros_like(leaf) if found[0] is None else found[0]
-        return value.detach(), gradient, {p: g for p, g in zip(others, found[1:], strict=True) if g is not None}
+            gradient, *found = torch.autograd.grad(value, [leaf, *others], allow_unused=bool(others))
+        return value.detach(), gradient, {p: g for p, g in zip(others, found, strict=True) if g is not None}
 
     return differentiate
 

@@ -12,8 +12,13 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def addresses(tensors: Iterable[Tensor]) -> list[int]:
-    """Where the tensors begin in memory, those of other types than torch's own left out."""
-    return [t.data_ptr() for t in tensors if type(t) in _PLAIN]
+    """Where the tensors begin in memory, those left out that are not a part of it or of a type of a user's own."""
+    return [t.data_ptr() for t in tensors if _has_memory(t)]
+
+
+def storages(tensors: Iterable[Tensor]) -> frozenset[int]:
+    """Where the storages begin in which the tensors lie."""
+    return frozenset(t.untyped_storage().data_ptr() for t in tensors if _has_memory(t))
 
 
 def share_memory(moving: Iterable[Tensor], fixed: Iterable[Tensor] = ()) -> bool:
@@ -34,7 +39,7 @@ def share_memory(moving: Iterable[Tensor], fixed: Iterable[Tensor] = ()) -> bool
 
 
 def _has_memory(tensor: Tensor) -> bool:
-    return type(tensor) in _PLAIN and tensor.numel() > 0
+    return type(tensor) in _PLAIN and tensor.layout is torch.strided and tensor.numel() > 0
 
 
 def _span(tensor: Tensor) -> tuple[int, int, torch.device]:

@@ -18,7 +18,7 @@ from fastalign.ops.autocast import autocasts
 from fastalign.ops.transforms import have_tangents, is_transformed
 from fastalign.step.graphs import CapturedProgram, graphs_of
 from fastalign.step.losses import REDUCTIONS, Loss, loss_and_gradients
-from fastalign.step.memory import addresses, share_memory
+from fastalign.step.memory import addresses, share_memory, storages
 from fastalign.step.native_replay import NativeProgram
 from fastalign.step.optimizer_state import Companions
 from fastalign.step.replay import Program, are_plain, lies_in_memory, record
@@ -111,6 +111,8 @@ class TrainStep:
         self._places: list[int] = []
         self._shares = False
         """Whether the tensors at these places share memory."""
+        self._storages: frozenset[int] = frozenset()
+        """Those of the parameters among them."""
         self._replays: dict[object, _Replay | None] = {}
         self._last_kind: object = None
         self._last_native: _Replay | None = None
@@ -178,12 +180,13 @@ class TrainStep:
     def _needs_target(self) -> bool:
         return any(rule.needs_target for rule in self.network.layer_rules)
 
-    def _share_memory(self, parameters: Sequence[Tensor], fixed: Sequence[Tensor]) -> bool:
-        """Whether parameters are views of the same memory, or of that of fixed matrices."""
+    def _share_memory(self, parameters: Sequence[Tensor], fixed: Sequence[Tensor], inputs: Sequence[Tensor]) -> bool:
+        """Whether parameters are views of the same memory, or of that of fixed matrices or inputs."""
         places = addresses(chain(parameters, fixed))
         if places != self._places:
             self._places, self._shares = places, share_memory(parameters, fixed)
-        return self._shares
+            self._storages = storages(parameters)
+        return self._shares or not self._storages.isdisjoint(storages(inputs))
 
     @property
     def _lag(self) -> int | None:
@@ -213,7 +216,7 @@ class TrainStep:
         watch = self.network.watched(inputs[0].shape[0])
         parameters: list[Tensor] = list(self.network.parameters())
         buffers = list(self.network.buffers())
-        if not are_plain(*parameters, *buffers) or self._share_memory(parameters, buffers):
+        if not are_plain(*parameters, *buffers) or self._share_memory(parameters, buffers, inputs):
             watch = None
         if watch is None or (self._needs_target and self.network.classes > _MOST_CLASSES):
             self._remember(kind, None)
@@ -262,16 +265,19 @@ class TrainStep:
         outputs = run.forward(x)
         loss, gradient, others = self._loss(outputs, y)
         # A loss may have parameters that no kernel steps, and weights in shared memory move in the optimizer's order.
-        self._fuses = self._fuses and not others and not self._share_memory(run.parameters, run.fixed_matrices)
+        self._fuses = self._fuses and not others and not self._share_memory(run.parameters, run.fixed_matrices, (x, y))
         # The parts of a weight that stands in several layers must come together before it moves; and nothing may have
         # moved when a module's own code, or a rule's, raises.
-        if self._fuses and not run.shares_parameters and not run.runs_own_code:
+        if self._fuses and gradient is not None and not run.shares_parameters and not run.runs_own_code:
             run.forms_delta, run.adds_up = self._sink.forms_delta, self._sink.adds_up
             self._sink.apply(run.updates(tuple(run.release()), gradient), self._lag)
             return loss, outputs, {}
-        gradients = {p: g for p, g in run.gradients(tuple(run.release()), gradient).items() if p.requires_grad}
+        kept = tuple(run.release())
+        found = {} if gradient is None else run.gradients(kept, gradient)
+        gradients = {p: g for p, g in found.items() if p.requires_grad}
         for parameter, of_loss in others.items():
             gradients[parameter] = gradients[parameter] + of_loss if parameter in gradients else of_loss
+        self._fuses = self._fuses and not any(gradient.is_sparse for gradient in gradients.values())
         if not self._fuses:
             return loss, outputs, gradients
         self._sink.apply_gradients(gradients)
@@ -283,11 +289,12 @@ class TrainStep:
         with torch.enable_grad():
             outputs = self.network(x)
         loss, gradient, gradients = self._loss(outputs.detach(), y)
-        self._fuses = self._fuses and not gradients and not self._share_memory(parameters, ())
-        found = torch.autograd.grad(outputs, parameters, gradient, allow_unused=True)
-        for parameter, part in zip(parameters, found, strict=True):
+        self._fuses = self._fuses and not gradients and not self._share_memory(parameters, (), (x, y))
+        found = [] if gradient is None else torch.autograd.grad(outputs, parameters, gradient, allow_unused=True)
+        for parameter, part in zip(parameters, found, strict=False):
             if part is not None:
                 gradients[parameter] = gradients[parameter] + part if parameter in gradients else part
+        self._fuses = self._fuses and not any(gradient.is_sparse for gradient in gradients.values())
         if not self._fuses:
             return loss, outputs.detach(), gradients
         self._sink.apply_gradients(gradients)

@@ -597,7 +597,10 @@ class TestUnits:
         def network(last: nn.Module) -> nn.Module:
             return nn.Sequential(nn.Linear(16, 20), nn.Tanh(), Residual(), nn.Tanh(), last)
 
-        with pytest.warns(UserWarning, match="every layer above a hidden one is a block.*this is backpropagation"):
+        with pytest.warns(
+            UserWarning,
+            match=r"under FA\(.* all of this network learns by backpropagation, because its units are blocks",
+        ):
             fastalign.convert(network(Block(nn.Linear(16, 3))), "fa", units=[Residual])
         with warnings.catch_warnings():
             warnings.simplefilter("error")
