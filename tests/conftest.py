@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gpu
@@ -11,6 +13,7 @@ import pytest
 import torch
 from selection import FEW, pairwise
 
+SUPPORT = Path(__file__).parent / "support"
 NEED_A_GPU = pytest.StashKey[bool]()
 
 
@@ -68,4 +71,5 @@ def folders_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("PYTHONPATH", str(SUPPORT), prepend=os.pathsep)  # of tests that run a part of theirs elsewhere
         yield

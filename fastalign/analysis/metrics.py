@@ -26,5 +26,5 @@ class Metrics:
 
     def __post_init__(self) -> None:
         for name in ("train_error", "test_error"):
-            if not 0 <= getattr(self, name) <= 100:
+            if getattr(self, name) < 0 or getattr(self, name) > 100:  # NaN is neither
                 raise ValueError(f"{name}: expected 0 to 100 percent, got {getattr(self, name)}")

@@ -351,7 +351,7 @@ def _of_errors(axes: Any, largest: float) -> None:
     axes.set_yticks(ERROR_TICKS, minor=False)
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.set_ylim(bottom=0, top=1.1 * max(largest, 1))
+    axes.set_ylim(bottom=0, top=1.1 * (largest if largest > 1 else 1))  # it may be NaN
 
 
 def _over_epochs(axes: Any) -> None:

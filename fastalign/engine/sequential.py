@@ -533,7 +533,7 @@ def check_is_tensor(argument: str, value: object) -> None:
         TypeError: it is none.
     """
     if not isinstance(value, Tensor):
-        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
         raise TypeError(f"{argument}: expected a torch.Tensor (torch.as_tensor makes one), got {kind}")
 
 

@@ -28,7 +28,7 @@ DIGITS = Table(
 MIXED = Table("D2", "Mixed", "error", (BP,), {"pepita/mnist-fc": {}, "digits/mlp": {}, "nokland/mnist-1x800-tanh": {}})
 # The command in a process of its own, with that table.
 START = (
-    "import sys; sys.path.insert(0, {tests!r}); import test_reproduce as t; t.TABLES['D1'] = t.DIGITS; "
+    "import sys; sys.path[:0] = {folders!r}; import test_reproduce as t; t.TABLES['D1'] = t.DIGITS; "
     "from fastalign import cli; sys.exit(cli.main(sys.argv[1:]))"
 )
 
@@ -95,7 +95,8 @@ def test_frozen_filters_stand_beside_the_rule(tmp_path: Path, fastalign: Fastali
 
 def test_interrupted_it_stops_every_run_and_goes_on_with_the_same_numbers(tmp_path: Path) -> None:
     def start(out: str) -> subprocess.Popen[str]:
-        code = START.format(tests=str(Path(__file__).parent))
+        folders = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
+        code = START.format(folders=folders)
         options = ["reproduce", "D1", "--rows", "mlp", "--rules", "bp", "--seeds", "1", "--epochs", "150", "--out", out]
         return subprocess.Popen(
             [sys.executable, "-c", code, *options], cwd=tmp_path, env=environment(), stdout=-1, stderr=-1, text=True

@@ -30,7 +30,7 @@ def sanitized(*command: str) -> subprocess.CompletedProcess[str]:
         "FASTALIGN_EMULATOR": "sanitized",
         "LD_PRELOAD": str(libasan()),
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-        "PYTHONPATH": os.pathsep.join((str(FOLDER), str(emulator.ROOT))),
+        "PYTHONPATH": os.pathsep.join((str(FOLDER), str(FOLDER.parent / "support"), str(emulator.ROOT))),
     }
     python = [sys.executable, *command]
     return subprocess.run(

@@ -422,7 +422,7 @@ def test_what_is_no_tensor_is_refused_by_name_before_and_after_a_recording() -> 
     for _ in range(2):
         before = copy.deepcopy(net.state_dict())
         for inputs, labels, says in wrong:
-            with pytest.raises(TypeError, match=says.replace(".*", "expected a tensor, got")):
+            with pytest.raises(TypeError, match=says):
                 step.step(inputs, labels)
         assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
         for _ in range(4):
