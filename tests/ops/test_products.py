@@ -96,7 +96,7 @@ def test_tf32(size: tuple[int, int, int], right_layout: str) -> None:
 @pytest.fixture(scope="module")
 def before_sm_80() -> ModuleType:
     """The kernels as devices without matrix instructions run them."""
-    source = emulator.CSRC / "cuda" / "product.cu"
+    source = emulator.CSRC / "cuda" / "kernels" / "product.cu"
     return emulator.with_fault("before_sm_80", source, r"\A", "#define FASTALIGN_BEFORE_SM_80 1\n")
 
 

@@ -151,7 +151,7 @@ def test_pooling_of_any_strides(layout: str, dtype: torch.dtype) -> None:
     ],
 )
 def test_fault_in_the_kernel_is_caught(name: str, pattern: str, number: int, replacement: str) -> None:
-    source = emulator.CSRC / "cuda" / "projection.cu"
+    source = emulator.CSRC / "cuda" / "kernels" / "projection.cu"
     faulty = emulator.with_fault(f"projection_{name}", source, pattern, replacement, number)
     values = [
         arguments("feedback_term", torch.float32, Size(samples=37, classes=67, units=units), layout=layout)
