@@ -39,7 +39,9 @@ def share_memory(moving: Iterable[Tensor], fixed: Iterable[Tensor] = ()) -> bool
 
 
 def _has_memory(tensor: Tensor) -> bool:
-    return type(tensor) in _PLAIN and tensor.layout is torch.strided and tensor.numel() > 0
+    if type(tensor) not in _PLAIN or tensor.layout is not torch.strided:
+        return False
+    return tensor.numel() > 0 and not tensor._is_zerotensor()
 
 
 def _span(tensor: Tensor) -> tuple[int, int, torch.device]:
