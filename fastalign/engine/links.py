@@ -74,7 +74,7 @@ class ActivationPass:
         self._kept = self._seed = -1
         self.given_output = False
         self.pre_hooked: PreHooked | None = None
-        """Of the module that is f, if its pre-hooks changed the preactivation."""
+        """What the pre-hooks of the module that is f changed of the preactivation, if they did."""
 
     @property
     def function(self) -> Activation:
@@ -119,7 +119,7 @@ class ActivationPass:
         return h
 
     def forward_hooked(self, a: Tensor, keep: Keep, observe_layer: Callable[[Tensor], None] | None = None) -> Tensor:
-        """As `forward`, with the hooks of its modules in torch's order.
+        """Compute what `forward` computes, with the hooks of its modules in torch's order.
 
         observe_layer: calls the forward hooks of the layer before it with the layer's output.
         """

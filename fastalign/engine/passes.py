@@ -71,7 +71,7 @@ class LayerPass:
         self._block: ModulePass | None = None
         self._block_input_signal: Tensor | None = None
         self._pre_hooked: PreHooked | None = None
-        """Of its module, where hooks are called."""
+        """What the pre-hooks of its module made of the input, where hooks are called."""
 
     # The standard pass
 

@@ -42,7 +42,7 @@ def _code_of(kind: type[torch.nn.Module]) -> list[tuple[type, str, Any]]:
 
 
 _CODE = {kind: _code_of(kind) for kind in _ATTRIBUTES}
-"""As it was when this module was imported; what had been replaced by then is refused by `_is_own`."""
+"""The code of each kind when this module was imported; `_is_own` refuses what had been replaced by then."""
 
 
 def _is_own(kind: type, function: Any) -> bool:

@@ -325,7 +325,7 @@ class Sequential(torch.nn.Sequential):
         return self._by_backpropagation(x, learns=True)
 
     def _by_backpropagation(self, x: Tensor, learns: bool) -> Tensor:
-        """As `with_backpropagation`; the parameters get gradients if it learns."""
+        """Compute what `with_backpropagation` does; the parameters get gradients if it learns."""
         if self._onlookers(x) != (None, False):
             return super().forward(x)
         stages = self._stages()

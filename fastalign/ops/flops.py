@@ -53,7 +53,7 @@ _FORMULAS: dict[str, Callable[..., int]] = {
     "pepita_conv2d_update": lambda *a: _conv2d_update(a[0], a[2], a[3], a[7]),
     "modulate_input": lambda _x, e, projection, *_: _product(e, projection),
 }
-"""By op, of the shapes in its arguments; an op that multiplies no matrices counts for none, as in torch."""
+"""The FLOPs of each op from the shapes of its arguments; one that multiplies no matrices has none, as in torch."""
 
 
 def register() -> None:

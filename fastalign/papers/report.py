@@ -56,7 +56,7 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Those of `config.json`, by name."""
+        """The settings in `config.json`, by name."""
         return asdict(self.config.settings)
 
     @property

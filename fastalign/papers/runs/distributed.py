@@ -33,7 +33,7 @@ class Processes:
 
     @classmethod
     def from_environment(cls) -> "Processes":
-        """As torchrun's variables RANK, WORLD_SIZE and LOCAL_RANK say; without them, one process.
+        """Return what torchrun's variables RANK, WORLD_SIZE and LOCAL_RANK say; without them, one process.
 
         Raises:
             VariableError: one of them has another value than torchrun gives it, or is missing beside the others.
